@@ -1,0 +1,44 @@
+"""Assembles the commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from deepfake_cli import __version__
+from deepfake_cli.commands import detect_faces, extract_frames, import_faces, inspect, predict, train, weights
+from deepfake_cli.errors import ErrorBoundary
+
+app = typer.Typer(
+    name="deepfake",
+    cls=ErrorBoundary,
+    help="Video forensics: from a video to a fake probability, and from labelled videos to your own detector.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"deepfake {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Video forensics: from a video to a fake probability, and from labelled videos to your own detector."""
+
+
+app.command("predict")(predict.predict)
+app.command("extract-frames")(extract_frames.extract_frames)
+app.command("detect-faces")(detect_faces.detect_faces)
+app.command("import-faces")(import_faces.import_faces)
+app.command("train")(train.train)
+app.command("inspect")(inspect.inspect)
+app.add_typer(weights.app, name="weights")

@@ -1,0 +1,51 @@
+"""`deepfake extract-frames`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deepfake_cli import options as opt
+from deepfake_cli.printing import finish_stage
+from deepfake_cli.progress import ProgressBar
+from pipelines.config import ExtractConfig, RunOptions
+
+
+def extract_frames(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Videos, folders, .txt lists, or - for a list.")
+    ],
+    workspace: opt.Workspace,
+    frames: Annotated[int, typer.Option(help="Frames spread over the whole video.")] = ExtractConfig.frames,
+    fps: Annotated[float | None, typer.Option(help="Frames per second, instead of a number.")] = ExtractConfig.fps,
+    start: Annotated[float | None, typer.Option(help="Seconds from the first frame.")] = ExtractConfig.start_seconds,
+    end: Annotated[float | None, typer.Option(help="Seconds from the first frame.")] = ExtractConfig.end_seconds,
+    labels: Annotated[Path | None, typer.Option(help="CSV video,label[,split,original].")] = None,
+    decoder: Annotated[opt.Decoder, typer.Option(help="Video reader.")] = opt.Decoder(ExtractConfig.decoder),
+    format: Annotated[opt.FrameFormat, typer.Option(help="png is lossless.")] = opt.FrameFormat(ExtractConfig.format),
+    workers: opt.Workers = RunOptions.workers,
+    overwrite: opt.Overwrite = RunOptions.overwrite,
+    verify: opt.Verify = RunOptions.verify,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+    log_file: opt.LogFile = None,
+) -> None:
+    """Write frames of every video with their true times. Folders named real and fake label what they hold."""
+    opt.start_logging(quiet=quiet, verbose=verbose, log_file=log_file)
+    config = ExtractConfig(
+        frames=frames, fps=fps, start_seconds=start, end_seconds=end, decoder=decoder.value, format=format.value
+    )
+    from pipelines import extract_frames as run
+
+    with ProgressBar(quiet=quiet) as bar:
+        summary = run(
+            opt.inputs_from(inputs),
+            workspace,
+            config,
+            RunOptions(workers=workers, overwrite=overwrite, verify=verify),
+            labels=labels,
+            on_progress=bar,
+        )
+    finish_stage(summary, "frame", quiet=quiet)

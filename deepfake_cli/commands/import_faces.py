@@ -1,0 +1,41 @@
+"""`deepfake import-faces`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deepfake_cli import options as opt
+from deepfake_cli.printing import finish_stage
+from deepfake_cli.progress import ProgressBar
+from pipelines.config import ImportConfig, RunOptions
+
+
+def import_faces(
+    source: Annotated[Path, typer.Argument(help="A .parquet, a .csv, or a folder with real/ and fake/.")],
+    workspace: opt.Workspace,
+    as_is: Annotated[bool, typer.Option("--as-is", help="Aligned already: only resize.")] = ImportConfig.as_is,
+    detector: Annotated[str, typer.Option(help="Registry name or weights file.")] = ImportConfig.detector,
+    min_score: Annotated[
+        float, typer.Option(help="Detector score that counts as found again.")
+    ] = ImportConfig.min_score,
+    margin: Annotated[float, typer.Option(help="1.0 is the template; larger shows more.")] = ImportConfig.margin,
+    device: opt.Device = RunOptions.device,
+    workers: opt.Workers = RunOptions.workers,
+    batch_size: opt.BatchSize = RunOptions.batch_size,
+    overwrite: opt.Overwrite = RunOptions.overwrite,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+    log_file: opt.LogFile = None,
+) -> None:
+    """Make cropped faces a detect-faces manifest: detected again, aligned, edges replicated."""
+    opt.start_logging(quiet=quiet, verbose=verbose, log_file=log_file)
+    config = ImportConfig(detector=detector, min_score=min_score, margin=margin, as_is=as_is)
+    from pipelines import import_faces as run
+
+    run_options = RunOptions(device=device, workers=workers, batch_size=batch_size, overwrite=overwrite)
+    with ProgressBar(quiet=quiet) as bar:
+        summary = run(source, workspace, config, run_options, on_progress=bar)
+    finish_stage(summary, "face", quiet=quiet)

@@ -1,0 +1,99 @@
+"""`deepfake predict`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deepfake_cli import options as opt
+from deepfake_cli.errors import EXIT_INCOMPLETE
+from deepfake_cli.printing import count, format_score
+from deepfake_cli.progress import ProgressBar
+from pipelines.config import PredictConfig, RunOptions
+from pipelines.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.records import ScoreRow
+
+
+def predict(
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[INPUT...]", help="Videos, images, folders, .txt lists, or - for a list."),
+    ] = None,
+    faces: Annotated[Path | None, typer.Option(help="Score a workspace's detect-faces stage instead.")] = None,
+    checkpoint: Annotated[str, typer.Option(help="Registry name or checkpoint file.")] = PredictConfig.checkpoint,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Scores as .csv, .parquet or .json.")] = None,
+    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")] = False,
+    details: Annotated[Path | None, typer.Option(help="Folder for a Parquet per video: every frame and face.")] = None,
+    aggregate: Annotated[
+        opt.Aggregate | None, typer.Option(help="From faces to video. Default: the checkpoint's.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Fake from here on. Default: the checkpoint's.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames per video. Default: the checkpoint's.")] = None,
+    min_frames: Annotated[int, typer.Option(help="Fewer decoded frames: too_few_frames.")] = PredictConfig.min_frames,
+    detector: Annotated[str | None, typer.Option(help="Registry name or file. Default: the checkpoint's.")] = None,
+    max_side: Annotated[
+        int | None, typer.Option(help="Frame side for the detector, px. Default: the checkpoint's.")
+    ] = None,
+    min_score: Annotated[float | None, typer.Option(help="Detector score. Default: the checkpoint's.")] = None,
+    decoder: Annotated[opt.Decoder, typer.Option(help="Video reader.")] = opt.Decoder(PredictConfig.decoder),
+    device: opt.Device = RunOptions.device,
+    batch_size: opt.BatchSize = RunOptions.batch_size,
+    overwrite: opt.Overwrite = RunOptions.overwrite,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+    log_file: opt.LogFile = None,
+) -> None:
+    """Score videos: a fake probability each, or a status that says why there is none."""
+    opt.start_logging(quiet=quiet, verbose=verbose, log_file=log_file)
+    if bool(inputs) == (faces is not None):
+        raise ConfigError("pass either videos (or folders, lists), or --faces with a workspace")
+    config = PredictConfig(
+        checkpoint=checkpoint,
+        detector=detector,
+        frames=frames,
+        decoder=decoder.value,
+        max_side=max_side,
+        min_score=min_score,
+        aggregate=aggregate.value if aggregate else None,
+        threshold=threshold,
+        min_frames=min_frames,
+    )
+    options = RunOptions(device=device, batch_size=batch_size, overwrite=overwrite)
+    with ProgressBar(quiet=quiet) as bar:
+
+        def show(row: ScoreRow) -> None:
+            if json_lines:
+                bar.print(json.dumps(asdict(row)))
+            elif not quiet or output is None:
+                bar.print(format_score(row))
+
+        from pipelines import predict as score_inputs
+        from pipelines import predict_faces
+
+        if faces is not None:
+            summary = predict_faces(
+                faces, config, options, output=output, details=details, on_row=show, on_progress=bar
+            )
+        else:
+            named = opt.inputs_from(inputs or [])
+            summary = score_inputs(named, config, options, output=output, details=details, on_row=show, on_progress=bar)
+    if not quiet:
+        _report(summary.reused, summary.num_ignored, output, len(summary.rows))
+    if summary.failures:
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _report(reused: int, num_ignored: int, output: Path | None, num_rows: int) -> None:
+    """What is not visible in the rows, on stderr."""
+    if num_ignored:
+        typer.echo(f"{count(num_ignored, 'file')} in the folders ignored: neither video nor image", err=True)
+    if reused:
+        typer.echo(f"{count(reused, 'video')} scored before with the same settings", err=True)
+    if output:
+        typer.echo(f"{count(num_rows, 'row')} in {output}", err=True)

@@ -1,0 +1,61 @@
+"""The library behind `deepfake`: one function per command, loaded when it is first used.
+
+from pipelines import predict
+predict("clip.mp4").rows[0].fake_probability
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.config import DetectConfig, ExtractConfig, ImportConfig, PredictConfig, RunOptions, TrainConfig
+    from pipelines.inspection import inspect, read_manifest
+    from pipelines.stages.detect_faces import detect_faces
+    from pipelines.stages.extract_frames import extract_frames
+    from pipelines.stages.import_faces import import_faces
+    from pipelines.stages.predict import predict, predict_faces
+    from pipelines.stages.train import train
+
+_HOMES = {
+    "DetectConfig": "config",
+    "ExtractConfig": "config",
+    "ImportConfig": "config",
+    "PredictConfig": "config",
+    "RunOptions": "config",
+    "TrainConfig": "config",
+    "detect_faces": "stages.detect_faces",
+    "extract_frames": "stages.extract_frames",
+    "import_faces": "stages.import_faces",
+    "inspect": "inspection",
+    "predict": "stages.predict",
+    "predict_faces": "stages.predict",
+    "read_manifest": "inspection",
+    "train": "stages.train",
+}
+__all__ = [  # noqa: RUF022 - by kind
+    "DetectConfig",
+    "ExtractConfig",
+    "ImportConfig",
+    "PredictConfig",
+    "RunOptions",
+    "TrainConfig",
+    "detect_faces",
+    "extract_frames",
+    "import_faces",
+    "inspect",
+    "predict",
+    "predict_faces",
+    "read_manifest",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on demand: `import pipelines` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,1 @@
+"""Labelled faces for training: labels, splits, images, sampling."""

@@ -1,0 +1,130 @@
+"""Reading collections of cropped faces: a Parquet file, a CSV list, or a folder with real/ and fake/."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.data.labels import check_label, check_split, label_and_split_in
+from pipelines.errors import DatasetError
+from pipelines.video import KNOWN_IMAGE_SUFFIXES
+
+IMAGE_COLUMNS = ("image", "image_jpeg")
+
+
+@dataclass(frozen=True)
+class SourceFace:
+    """One picture of a face."""
+
+    name: str
+    """Unique in the source; the `path` of its row."""
+    read: Callable[[], bytes]
+    """The encoded picture."""
+    video: str | None
+    """The source's name for the video; None makes the picture its own video."""
+    label: str | None
+    split: str | None
+    original: str | None
+
+
+def read_source(source: Path) -> Iterator[SourceFace]:
+    """The pictures of a collection, in order.
+
+    Raises:
+        DatasetError: not there, none of the three kinds, or with labels that are not `real` or `fake`.
+    """
+    if source.is_dir():
+        return _read_folder(source)
+    if not source.is_file():
+        raise DatasetError(f"{source} does not exist; pass a Parquet file, a CSV or a folder with real/ and fake/")
+    if source.suffix == ".csv":
+        return _read_csv(source)
+    if source.suffix == ".parquet":
+        return _read_parquet(source)
+    raise DatasetError(
+        f"{source} is not a collection of faces; pass a .parquet, a .csv or a folder with real/ and fake/"
+    )
+
+
+def _read_parquet(source: Path) -> Iterator[SourceFace]:
+    try:
+        file = pq.ParquetFile(source, memory_map=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DatasetError(f"{source} is not a readable Parquet file: {error}") from error
+    image_column = next((name for name in IMAGE_COLUMNS if name in file.schema_arrow.names), None)
+    if image_column is None:
+        raise DatasetError(f"{source} has no column 'image' or 'image_jpeg' with encoded pictures")
+    kind = file.schema_arrow.field(image_column).type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise DatasetError(
+            f"{source}: the column {image_column!r} holds {kind}; it must hold encoded pictures as bytes"
+        )
+    given = [name for name in ("video", "label", "split", "original") if name in file.schema_arrow.names]
+    number = 0
+    for group in range(file.num_row_groups):
+        for record in file.read_row_group(group, columns=[image_column, *given]).to_pylist():
+            data = record.pop(image_column) or b""
+            yield _make_face(f"{source.name}#{number}", partial(bytes, data), record)
+            number += 1
+
+
+def _read_csv(source: Path) -> Iterator[SourceFace]:
+    try:
+        with source.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            fields, records = reader.fieldnames or (), list(reader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{source} is not a readable CSV file: {error}") from error
+    missing = {"path", "label"} - set(fields)
+    if missing:
+        raise DatasetError(
+            f"{source} lacks the column {sorted(missing)[0]!r}; it needs path,label[,video,split,original]"
+        )
+    for number, record in enumerate(records, start=2):
+        name = record["path"]
+        if not name:
+            raise DatasetError(f"{source} line {number} names no path; complete or remove the line")
+        yield _make_face(name, _reader_of(source.parent / name), {**record, "video": record.get("video") or name})
+
+
+def _read_folder(source: Path) -> Iterator[SourceFace]:
+    found = False
+    for path in sorted(source.rglob("*")):
+        relative = path.relative_to(source)
+        label, split = label_and_split_in(relative.parent)
+        if label is None or path.suffix.lower() not in KNOWN_IMAGE_SUFFIXES:
+            continue
+        found = True
+        name = relative.as_posix()
+        yield _make_face(name, _reader_of(path), {"label": label, "split": split, "video": name})
+    if not found:
+        raise DatasetError(
+            f"{source} holds no pictures under real/ or fake/; sort them so, or pass a CSV with path,label"
+        )
+
+
+def _reader_of(path: Path) -> Callable[[], bytes]:
+    def read() -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError:  # nothing there, or not ours to read: its row says so
+            return b""
+
+    return read
+
+
+def _make_face(name: str, read: Callable[[], bytes], record: dict[str, str | None]) -> SourceFace:
+    return SourceFace(
+        name=name,
+        read=read,
+        video=record.get("video") or None,
+        label=check_label(record.get("label") or None, name),
+        split=check_split(record.get("split") or None, name),
+        original=record.get("original") or None,
+    )

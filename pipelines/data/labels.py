@@ -1,0 +1,95 @@
+"""Labels and splits of videos: from a CSV, or from folders named real, fake, train, val and test."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from pipelines.errors import DatasetError
+from pipelines.records import LABELS, SPLITS
+
+
+@dataclass(frozen=True)
+class VideoLabel:
+    """What a labels file says of one video."""
+
+    label: str | None
+    split: str | None = None
+    original: str | None = None
+
+
+def read_labels(path: Path, names: Mapping[Path, str]) -> dict[Path, VideoLabel]:
+    """The labels of a CSV `video,label[,split,original]` for the inputs, given with their path relative to their folder.
+
+    `video` is such a relative path, or a file name if only one input has it.
+
+    Raises:
+        DatasetError: missing columns, an unknown label, an ambiguous name, a video labelled twice, or no row that fits.
+    """
+    by_name: dict[str, list[Path]] = {}
+    by_file_name: dict[str, list[Path]] = {}
+    for input_path, name in names.items():
+        by_name.setdefault(name, []).append(input_path)
+        by_file_name.setdefault(PurePath(name).name, []).append(input_path)
+    labels: dict[Path, VideoLabel] = {}
+    for video, label in _read_rows(path):
+        matches = by_name.get(video) or by_file_name.get(video, [])
+        if len(matches) > 1:
+            raise DatasetError(
+                f"{path}: {video!r} could be {matches[0]} or {matches[1]}; give the path relative to the folder"
+            )
+        for match in matches:
+            if labels.setdefault(match, label) != label:
+                raise DatasetError(f"{path}: {video!r} is labelled twice, differently; keep one row")
+    if not labels:
+        raise DatasetError(
+            f"{path} names none of the {len(names)} inputs; `video` must be their path relative to the folder"
+        )
+    return labels
+
+
+def label_and_split_in(folder: PurePath) -> tuple[str | None, str | None]:
+    """What the names of the folders say: (`real` or `fake`, `train`, `val` or `test`), the innermost of each."""
+    parts = [part.lower() for part in folder.parts]
+    label = next((part for part in reversed(parts) if part in LABELS), None)
+    split = next((part for part in reversed(parts) if part in SPLITS), None)
+    return label, split
+
+
+def check_label(label: str | None, where: str) -> str | None:
+    """The label, if it is one."""
+    if label is not None and label not in LABELS:
+        raise DatasetError(f"{where}: unknown label {label!r}; use real or fake")
+    return label
+
+
+def check_split(split: str | None, where: str) -> str | None:
+    """The split, if it is one."""
+    if split is not None and split not in SPLITS:
+        raise DatasetError(f"{where}: unknown split {split!r}; use train, val or test")
+    return split
+
+
+def _read_rows(path: Path) -> list[tuple[str, VideoLabel]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = {"video", "label"} - set(reader.fieldnames or ())
+            if missing:
+                raise DatasetError(
+                    f"{path} lacks the column {sorted(missing)[0]!r}; it needs video,label[,split,original]"
+                )
+            return [(record["video"], _to_label(record, f"{path} line {reader.line_num}")) for record in reader]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} is not a readable CSV file: {error}") from error
+
+
+def _to_label(record: Mapping[str, str | None], where: str) -> VideoLabel:
+    return VideoLabel(
+        label=check_label(record.get("label") or None, where),
+        split=check_split(record.get("split") or None, where),
+        original=record.get("original") or None,
+    )

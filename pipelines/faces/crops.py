@@ -1,0 +1,98 @@
+"""From detections to rows: the one place where a face becomes a crop, for every stage and for `predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.faces.align import AlignedFace, align_face
+from pipelines.faces.detector import Faces
+from pipelines.faces.tracks import Tracker
+from pipelines.records import LANDMARK_NAMES, FaceRow
+
+Image = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class FoundFace:
+    """One face of one frame, aligned, with its place in the video."""
+
+    frame_index: int
+    pts_seconds: float
+    face_index: int
+    """Rank by detector score within the frame, from 0."""
+    track: int
+    box: npt.NDArray[np.float64]
+    """(4,) x0 y0 x1 y1 in frame pixels."""
+    score: float
+    landmarks: npt.NDArray[np.float64]
+    """(5, 2) in frame pixels."""
+    aligned: AlignedFace
+
+
+@dataclass(frozen=True)
+class FrameFaces:
+    """A frame's picture with the detector's answer."""
+
+    frame_index: int
+    pts_seconds: float
+    image: Image
+    faces: Faces
+
+
+def align_faces(frames: Iterable[FrameFaces], *, margin: float, min_face_px: float = 0) -> Iterator[FoundFace]:
+    """Align and track the faces of a video's frames, in order; frames are let go as they are done."""
+    tracker = Tracker()
+    for frame in frames:
+        faces = frame.faces
+        sides = (faces.boxes[:, 2:] - faces.boxes[:, :2]).min(axis=1) if len(faces) else np.empty(0)
+        kept = [i for i in range(len(faces)) if sides[i] >= min_face_px]
+        tracks = tracker.assign(faces.boxes[kept])
+        for rank, (index, track) in enumerate(zip(kept, tracks, strict=True)):
+            aligned = align_face(frame.image, faces.landmarks[index], margin=margin)
+            if aligned is None:
+                continue
+            yield FoundFace(
+                frame_index=frame.frame_index,
+                pts_seconds=frame.pts_seconds,
+                face_index=rank,
+                track=track,
+                box=faces.boxes[index],
+                score=float(faces.scores[index]),
+                landmarks=faces.landmarks[index],
+                aligned=aligned,
+            )
+
+
+def make_face_row(face: FoundFace, video_id: str, crop_path: str) -> FaceRow:
+    """The manifest row of a face."""
+    x0, y0, x1, y1 = (float(value) for value in face.box)
+    return FaceRow(
+        video_id=video_id,
+        frame_index=face.frame_index,
+        face_index=face.face_index,
+        pts_seconds=face.pts_seconds,
+        track=face.track,
+        x0_px=x0,
+        y0_px=y0,
+        x1_px=x1,
+        y1_px=y1,
+        score=face.score,
+        **landmark_columns(face.landmarks, "px"),
+        **landmark_columns(face.aligned.landmarks, "crop_px"),
+        valid_share=face.aligned.valid_share,
+        crop_path=crop_path,
+    )
+
+
+def landmark_columns(landmarks: npt.NDArray[np.float64] | None, unit: str) -> dict[str, Any]:
+    """Five points (5, 2) as the columns `left_eye_x_<unit>`, `left_eye_y_<unit>`, …; None gives empty columns."""
+    return {
+        f"{name}_{axis}_{unit}": None if landmarks is None else float(landmarks[i, j])
+        for i, name in enumerate(LANDMARK_NAMES)
+        for j, axis in enumerate("xy")
+    }

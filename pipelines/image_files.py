@@ -1,0 +1,45 @@
+"""Pictures on disk: (H, W, 3) uint8 RGB, PNG without loss or JPEG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.errors import InputError
+
+Image = npt.NDArray[np.uint8]
+PNG_COMPRESSION = 1
+"""Of 0..9: larger files, several times faster than the default."""
+JPEG_QUALITY = 95
+
+
+def write_image(path: Path, image: Image) -> None:
+    """Write as the suffix says; encoded in memory first, so a full disk is an OSError and not silence."""
+    is_png = path.suffix == ".png"
+    options = [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION] if is_png else [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1]
+    path.write_bytes(encoded.tobytes())
+
+
+def read_image(path: Path) -> Image:
+    """A picture that a stage has written.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    image = decode_image(path.read_bytes() if path.is_file() else b"")
+    if image is None:
+        raise InputError(f"{path} is missing or damaged; make the stage again with --overwrite")
+    return image
+
+
+def decode_image(data: bytes) -> Image | None:
+    """(H, W, 3) uint8 RGB from an encoded picture, or None if it does not decode."""
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error:  # a header that claims more pixels than OpenCV allows
+        return None
+    return None if image is None else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)

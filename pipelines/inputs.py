@@ -1,0 +1,185 @@
+"""From what a user names (files, folders, lists) to the videos of a run, each with digest, key and label."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
+
+from pipelines.data.labels import VideoLabel, label_and_split_in, read_labels
+from pipelines.errors import ConfigError, DatasetError
+from pipelines.manifest import storage_error
+from pipelines.records import VideoRow
+from pipelines.weights_files import file_digest
+
+log = logging.getLogger(__name__)
+LIST_SUFFIX = ".txt"
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file that gets a row."""
+
+    path: Path
+    name: str
+    """Relative to the named folder, or the file's own name; with slashes."""
+    folder_name: str = ""
+    """Name of the named folder; may be `real` or `fake`."""
+
+
+@dataclass(frozen=True)
+class FoundInputs:
+    """The files of a run, in a fixed order, and how many others lay beside them."""
+
+    files: list[InputFile]
+    num_ignored: int
+
+
+def find_inputs(named: Iterable[str | Path], *, workspace: Path | None = None) -> FoundInputs:
+    """Files as named, and what is or may be a video in folders, recursively.
+
+    A file that is named gets a row whatever it is. In a folder, a file with a known video or image suffix does; any other
+    only if its container opens as video. A `.txt` file is a list of inputs, one path a line. What a stage has written into
+    a `workspace` inside a named folder is no input.
+
+    Raises:
+        ConfigError: nothing was found.
+    """
+    files: dict[Path, InputFile] = {}
+    num_ignored = 0
+    for path in map(Path, _expand_lists(named)):
+        if not path.is_dir():
+            files.setdefault(path, InputFile(path, path.name))
+            continue
+        own = workspace.resolve() if workspace else None
+        for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
+            if own and own.is_relative_to(path.resolve()) and file.resolve().is_relative_to(own):
+                continue
+            if _belongs(file):
+                name = file.relative_to(path).as_posix()
+                files.setdefault(file, InputFile(file, name, path.resolve().name))
+            else:
+                num_ignored += 1
+    if not files:
+        raise ConfigError("no videos found; pass video files or folders that hold some")
+    return FoundInputs(list(files.values()), num_ignored)
+
+
+def describe_inputs(
+    files: Sequence[InputFile], *, labels: Path | None = None, digest_of: Callable[[Path], str] = file_digest
+) -> list[VideoRow]:
+    """One row per input, with `status` unreadable where the file can not even be read.
+
+    Labels come from the CSV, else from folders named `real` and `fake` (and `train`, `val`, `test`).
+
+    Raises:
+        DatasetError: labels that contradict each other, also between copies of one content.
+    """
+    if labels:
+        label_of = read_labels(labels, {file.path: file.name for file in files})
+        found = [label_of.get(file.path) for file in files]
+    else:
+        found = [_label_from_folders(file) for file in files]
+    keys = make_video_keys(files)
+    rows = [_describe(*entry, digest_of) for entry in zip(files, keys, found, strict=True)]
+    _check_copies(rows)
+    return sorted(rows, key=lambda row: row.path)
+
+
+def make_video_keys(files: Sequence[InputFile]) -> list[str]:
+    """A short unique name for each input: its relative path without suffix, made longer only where two would be equal."""
+    candidates = [
+        [PurePath(file.name).with_suffix("").as_posix() for file in files],
+        [file.name for file in files],
+        [file.path.as_posix() for file in files],
+    ]
+    keys = candidates[0]
+    for longer in candidates[1:]:
+        counts = Counter(keys)
+        keys = [more if counts[key] > 1 else key for key, more in zip(keys, longer, strict=True)]
+    return keys if len(set(keys)) == len(keys) else candidates[-1]
+
+
+@dataclass
+class DigestCache:
+    """Digests of files that were hashed before, trusted while path, size and modification time are the same."""
+
+    path: Path
+    verify: bool = False
+    _known: dict[tuple[str, int, int], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.verify or not self.path.is_file():
+            return
+        for line in self.path.read_text("utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+                self._known[entry["path"], entry["size"], entry["mtime_ns"]] = entry["sha256"]
+            except (ValueError, KeyError, TypeError):
+                log.debug("%s: a torn line is ignored", self.path)
+
+    def digest_of(self, path: Path) -> str:
+        """SHA-256 of the file."""
+        stat = path.stat()
+        key = str(path.resolve()), stat.st_size, stat.st_mtime_ns
+        if key not in self._known:
+            self._known[key] = file_digest(path)
+            entry = {"path": key[0], "size": key[1], "mtime_ns": key[2], "sha256": self._known[key]}
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(entry) + "\n")
+            except OSError as error:  # else it would pass for an input that can not be read
+                raise storage_error(error, self.path) from error
+        return self._known[key]
+
+
+def _expand_lists(named: Iterable[str | Path]) -> Iterator[str | Path]:
+    for entry in named:
+        path = Path(entry)
+        if path.suffix.lower() != LIST_SUFFIX or not path.is_file():
+            yield entry
+            continue
+        try:
+            lines = path.read_text("utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not a readable list of paths: {error}") from error
+        yield from (line.strip() for line in lines if line.strip())
+
+
+def _belongs(path: Path) -> bool:
+    from pipelines.video import KNOWN_IMAGE_SUFFIXES, KNOWN_VIDEO_SUFFIXES, looks_like_video
+
+    suffix = path.suffix.lower()
+    return suffix in KNOWN_VIDEO_SUFFIXES or suffix in KNOWN_IMAGE_SUFFIXES or looks_like_video(path)
+
+
+def _label_from_folders(file: InputFile) -> VideoLabel | None:
+    label, split = label_and_split_in(PurePath(file.folder_name) / PurePath(file.name).parent)
+    return None if label is None else VideoLabel(label, split)
+
+
+def _describe(file: InputFile, key: str, label: VideoLabel | None, digest_of: Callable[[Path], str]) -> VideoRow:
+    row = VideoRow(video_id="", sha256="", video_key=key, path=file.path.as_posix())
+    if label is not None:
+        row = replace(row, label=label.label, split=label.split, original=label.original)
+    try:
+        sha256 = digest_of(file.path)
+    except FileNotFoundError:
+        return replace(row, status="unreadable", error=f"{file.path.name} does not exist; check the path")
+    except OSError as error:
+        reason = f"{file.path.name} can not be read: {error.strerror}; check its permissions"
+        return replace(row, status="unreadable", error=reason)
+    return replace(row, video_id=sha256[:16], sha256=sha256)
+
+
+def _check_copies(rows: Iterable[VideoRow]) -> None:
+    seen: dict[str, VideoRow] = {}
+    for row in rows:
+        first = seen.setdefault(row.sha256, row)
+        if row.sha256 and row.label != first.label:
+            raise DatasetError(
+                f"{first.path} and {row.path} are the same video, labelled {first.label} and {row.label}; correct one label"
+            )

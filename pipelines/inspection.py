@@ -1,0 +1,91 @@
+"""`inspect`: what a manifest or a checkpoint holds and where it comes from. Imports no torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+import weights
+from pipelines.checkpoint import read_header
+from pipelines.errors import ConfigError
+from pipelines.manifest import read_provenance, read_table
+from pipelines.weights_files import file_digest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COUNTED_COLUMNS = ("status", "label", "split", "phase", "verdict")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Facts about one file."""
+
+    path: Path
+    kind: str
+    """`manifest` or `checkpoint`."""
+    facts: dict[str, Any]
+
+
+def inspect(path: Path | str) -> Inspection:
+    """Facts about a Parquet manifest or part, a workspace's stage folder, a checkpoint file or a registry name.
+
+    Raises:
+        ConfigError: not there or of no known kind.
+    """
+    entry = weights.find_entry(str(path))
+    if entry is not None and entry.is_embedded and entry.kind == "checkpoint":
+        return _inspect_checkpoint(weights.embedded_path(entry))
+    path = Path(path)
+    if path.is_dir():
+        manifest = next(
+            (path / name for name in ("manifest.parquet", "videos.parquet") if (path / name).is_file()), None
+        )
+        if manifest is None:
+            raise ConfigError(f"{path} holds no manifest; name a stage's folder, a .parquet or a checkpoint")
+        return _inspect_manifest(manifest)
+    if not path.is_file():
+        raise ConfigError(
+            f"{path} does not exist; name a manifest (.parquet), a checkpoint (.safetensors) or its registry name"
+        )
+    if path.suffix == ".parquet":
+        return _inspect_manifest(path)
+    return _inspect_checkpoint(path)
+
+
+def read_manifest(path: Path | str) -> pd.DataFrame:
+    """A manifest, part or Parquet of scores as a pandas table, for notebooks.
+
+    Raises:
+        ManifestError: not there, or not a readable Parquet file.
+    """
+    table: pd.DataFrame = read_table(Path(path)).to_pandas()
+    return table
+
+
+def _inspect_manifest(path: Path) -> Inspection:
+    provenance = read_provenance(path)
+    table = read_table(path)
+    facts: dict[str, Any] = {
+        "rows": table.num_rows,
+        "columns": {field.name: str(field.type) for field in pq.read_schema(path)},
+    }
+    if "video_id" in table.column_names:
+        facts["videos"] = len(set(table.column("video_id").to_pylist()))
+    for name in COUNTED_COLUMNS:
+        if name in table.column_names:
+            counts = Counter(str(value) for value in table.column(name).to_pylist() if value is not None)
+            facts[f"by {name}"] = dict(sorted(counts.items()))
+    facts["provenance"] = provenance.to_json()
+    return Inspection(path, "manifest", facts)
+
+
+def _inspect_checkpoint(path: Path) -> Inspection:
+    header = read_header(path)
+    return Inspection(
+        path, "checkpoint", {"bytes": path.stat().st_size, "sha256": file_digest(path), **header.to_json()}
+    )

@@ -1,0 +1,178 @@
+"""Parquet files that say where they come from: provenance in the metadata, written beside their place and renamed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.errors import ManifestError, StorageError
+from pipelines.records import schema_of
+
+_PROVENANCE_KEY = b"deepfake.provenance"
+_NOTE_PREFIX = "deepfake."
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What rows depend on beside their inputs: equal provenance and equal input give equal rows."""
+
+    stage: str
+    version: int
+    """The stage's row format; not the package's version."""
+    settings: Mapping[str, Any]
+    upstream: Provenance | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "stage": self.stage,
+            "version": self.version,
+            "settings": dict(self.settings),
+            "upstream": self.upstream.to_json() if self.upstream else None,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Provenance:
+        upstream = value.get("upstream")
+        return cls(value["stage"], value["version"], value["settings"], cls.from_json(upstream) if upstream else None)
+
+    def changes_from(self, older: Provenance) -> list[str]:
+        """What differs, each as `frames was 32 and is now 64`; empty when equal."""
+        changes = []
+        if older.stage != self.stage:
+            return [f"stage was {older.stage} and is now {self.stage}"]
+        if older.version != self.version:
+            changes.append(f"row format of {self.stage} was {older.version} and is now {self.version}")
+        for name in sorted({*older.settings, *self.settings}):
+            was, now = older.settings.get(name), self.settings.get(name)
+            if was != now:
+                changes.append(f"{name} was {_show(was)} and is now {_show(now)}")
+        if self.upstream and older.upstream:
+            changes += [f"{self.upstream.stage}: {change}" for change in self.upstream.changes_from(older.upstream)]
+        elif self.upstream != older.upstream:
+            was_name = older.upstream.stage if older.upstream else "nothing"
+            now_name = self.upstream.stage if self.upstream else "nothing"
+            changes.append(f"upstream was {was_name} and is now {now_name}")
+        return changes
+
+
+def write_table(table: pa.Table, path: Path, provenance: Provenance, *, notes: Mapping[str, str] | None = None) -> None:
+    """Write atomically, with the provenance (and short notes, such as a part's status) in the file's metadata."""
+    metadata = {_PROVENANCE_KEY: json.dumps(provenance.to_json(), sort_keys=True).encode()}
+    for name, note in (notes or {}).items():
+        metadata[f"{_NOTE_PREFIX}{name}".encode()] = note.encode("utf-8", "backslashreplace")
+    with replace_atomically(path) as beside:
+        pq.write_table(table.replace_schema_metadata(metadata), beside, compression="zstd")
+
+
+@contextmanager
+def replace_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; on success flush it to disk and rename it into place, else remove it.
+
+    The name is always the same, so what a kill -9 leaves is overwritten when the work is done again.
+
+    Raises:
+        StorageError: the output could not be written.
+    """
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        with beside.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise storage_error(error, path) from error
+    finally:
+        try:
+            beside.unlink(missing_ok=True)
+        except OSError:
+            pass
+
+
+def storage_error(error: OSError, path: Path) -> StorageError:
+    """The error of a failed write as a line with cause and remedy."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(f"no space left to write {path}; free some space or choose another folder, then run again")
+    if error.errno == errno.EFBIG:
+        return StorageError(f"{path} reached the file size limit; raise it (ulimit -f), then run again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StorageError(f"no permission to write {path}; make the folder writable or choose another")
+    return StorageError(f"could not write {path}: {error.strerror or error}; check the disk, then run again")
+
+
+def read_table(path: Path, row_type: type | None = None) -> pa.Table:
+    """The table of one file; with `row_type`, its columns are checked.
+
+    Raises:
+        ManifestError: missing, damaged or without the expected columns.
+    """
+    with _explained(path):
+        table = pq.read_table(path)
+    if row_type is not None:
+        missing = [name for name in schema_of(row_type).names if name not in table.column_names]
+        if missing:
+            raise ManifestError(f"{path} lacks the column {missing[0]!r}; it is not a manifest of this stage")
+    return table
+
+
+def read_provenance(path: Path) -> Provenance:
+    """The provenance in a file's metadata.
+
+    Raises:
+        ManifestError: missing, damaged or not written by this project.
+    """
+    return _provenance_in(read_metadata(path), path)
+
+
+def read_note(path: Path, name: str) -> str | None:
+    """One of the notes given to `write_table`."""
+    note = read_metadata(path).get(f"{_NOTE_PREFIX}{name}".encode())
+    return note.decode() if note is not None else None
+
+
+def read_metadata(path: Path) -> Mapping[bytes, bytes]:
+    """The key-value metadata of a Parquet file."""
+    with _explained(path):
+        return pq.read_schema(path).metadata or {}
+
+
+def _provenance_in(metadata: Mapping[bytes, bytes], path: Path) -> Provenance:
+    if _PROVENANCE_KEY not in metadata:
+        raise ManifestError(f"{path} holds no provenance; it was not written by deepfake")
+    try:
+        return Provenance.from_json(json.loads(metadata[_PROVENANCE_KEY]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ManifestError(f"{path} holds an unreadable provenance; make it again with --overwrite") from error
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ManifestError(f"{path} does not exist") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ManifestError(
+            f"{path} is not a readable Parquet file ({error}); make it again with --overwrite"
+        ) from error
+
+
+def digest_json(value: Any) -> str:
+    """SHA-256 of a JSON value, keys sorted."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _show(value: Any) -> str:
+    text = str(value)
+    is_digest = len(text) == 64 and all(c in "0123456789abcdef" for c in text)
+    return text[:12] + "…" if is_digest else text

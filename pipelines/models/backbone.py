@@ -1,0 +1,132 @@
+"""Feature extractors from timm, read at the paper's taps L1..L7, with their own two-class head."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import timm
+from timm.models._efficientnet_builder import decode_arch_def
+from timm.models.efficientnet import EfficientNet
+from torch import Tensor, nn
+
+from pipelines.models.outputs import DetectorOutput
+
+NUM_CLASSES = 2
+HEAD_INIT_STD = 1e-3
+"""timm draws a two-class head so wide that the loss starts above 4; this starts it at ln 2."""
+
+MOBILENETV2_IMAGENET = "mobilenetv2_imagenet"
+"""MobileNetV2 whose first block keeps its expansion convolution (ONNX model zoo layout, which timm's own lacks)."""
+_MOBILENETV2_STAGES = [
+    ["ir_r1_k3_s1_e1_c16"],
+    ["ir_r2_k3_s2_e6_c24"],
+    ["ir_r3_k3_s2_e6_c32"],
+    ["ir_r4_k3_s2_e6_c64"],
+    ["ir_r3_k3_s1_e6_c96"],
+    ["ir_r3_k3_s2_e6_c160"],
+    ["ir_r1_k3_s1_e6_c320"],
+]
+
+
+class BackboneMaps(NamedTuple):
+    """What the detector reads from its backbone, each (N, C, H, W)."""
+
+    texture: Tensor
+    attention: Tensor
+    final: Tensor
+
+
+class Backbone(nn.Module):
+    """A timm network with taps.
+
+    L1..Ln are the stages of the network: the paper's "main layers" for the EfficientNet and MobileNet family (`blocks`), and
+    timm's `feature_info` levels for any other. `final` is the last feature map, after the head convolution if there is one.
+    """
+
+    def __init__(
+        self, name: str, *, texture_tap: str = "L2", attention_tap: str = "L5", drop_path_rate: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.net = net = build_timm_network(name, drop_path_rate=drop_path_rate)
+        stage_channels = list_stage_channels(net)
+        self.texture_stage = _stage_of(texture_tap, name, len(stage_channels))
+        self.attention_stage = _stage_of(attention_tap, name, len(stage_channels))
+        self.texture_channels = stage_channels[self.texture_stage]
+        self.attention_channels = stage_channels[self.attention_stage]
+        self.final_channels = int(getattr(net, "head_hidden_size", None) or net.num_features)
+
+    def forward(self, images: Tensor) -> BackboneMaps:
+        """Maps at the two taps and the last one, from images (N, 3, H, W)."""
+        if not isinstance(self.net, EfficientNet):
+            final, maps = self.net.forward_intermediates(
+                images, indices=[self.texture_stage, self.attention_stage], norm=False
+            )
+            return BackboneMaps(maps[0], maps[1], final)
+        x = self.net.bn1(self.net.conv_stem(images))
+        taps: dict[int, Tensor] = {}
+        for stage, block in enumerate(self.net.blocks):
+            x = block(x)
+            if stage in (self.texture_stage, self.attention_stage):
+                taps[stage] = x
+        final = self.net.bn2(self.net.conv_head(x))
+        return BackboneMaps(taps[self.texture_stage], taps[self.attention_stage], final)
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits (N, 2) of the backbone's own head: the network of the first training phase."""
+        logits: Tensor = self.net(images)
+        return logits
+
+
+class BackboneClassifier(nn.Module):
+    """A plain timm classifier behind the detectors' interface: the paper's "EfficientNet-B4" and "Xception" rows."""
+
+    def __init__(self, name: str, *, drop_path_rate: float = 0.0) -> None:
+        super().__init__()
+        self.drop_path_rate = drop_path_rate
+        self.net = build_timm_network(name, drop_path_rate=drop_path_rate)
+
+    def forward(self, images: Tensor) -> DetectorOutput:
+        return DetectorOutput(logits=self.net(images))
+
+
+def build_timm_network(name: str, *, drop_path_rate: float = 0.0) -> Any:
+    """The network with random weights and a two-class head that starts near zero."""
+    if name == MOBILENETV2_IMAGENET:
+        net: Any = EfficientNet(
+            decode_arch_def(_MOBILENETV2_STAGES),  # type: ignore[no-untyped-call]
+            num_classes=NUM_CLASSES,
+            num_features=1280,
+            stem_size=32,
+            act_layer=partial(nn.ReLU6, inplace=True),
+            drop_path_rate=drop_path_rate,
+        )
+    else:
+        if not timm.is_model(name):
+            close = timm.list_models(f"*{name}*")[:5] or timm.list_models("*efficientnet_b*")[:5]
+            raise ValueError(f"timm has no network {name!r}; for example: {', '.join(close)}")
+        # Some of timm's networks do not know the argument: it is passed only where it says something.
+        options: dict[str, Any] = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
+        net = timm.create_model(name, pretrained=False, num_classes=NUM_CLASSES, **options)
+    head = net.get_classifier()
+    nn.init.normal_(head.weight, std=HEAD_INIT_STD)
+    nn.init.zeros_(head.bias)
+    return net
+
+
+def list_stage_channels(net: Any) -> list[int]:
+    """Channels of L1..Ln."""
+    if not isinstance(net, EfficientNet):
+        return [int(info["num_chs"]) for info in net.feature_info]
+    return [_out_channels(stage) for stage in net.blocks]
+
+
+def _out_channels(stage: nn.Module) -> int:
+    convolutions = [m for m in stage.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
+    return convolutions[-1].out_channels
+
+
+def _stage_of(tap: str, backbone: str, num_stages: int) -> int:
+    if tap[:1] != "L" or not tap[1:].isdigit() or not 1 <= int(tap[1:]) <= num_stages:
+        raise ValueError(f"{backbone} has no tap {tap!r}; it has L1..L{num_stages}")
+    return int(tap[1:]) - 1

@@ -1,0 +1,18 @@
+"""What every detector network returns."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class DetectorOutput(NamedTuple):
+    """Result of one forward pass over N images; the optional fields are None for networks without attention."""
+
+    logits: Tensor
+    """(N, 2): real, fake."""
+    attention_maps: Tensor | None = None
+    """(N, M, h, w), not negative."""
+    region_vectors: Tensor | None = None
+    """V of the paper's section 3.4, (N, M, C_t): one unit row per attention map; what regional independence acts on."""

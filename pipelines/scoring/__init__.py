@@ -1,0 +1,1 @@
+"""From face probabilities to video scores, and how good those are."""

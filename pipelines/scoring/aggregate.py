@@ -1,0 +1,65 @@
+"""From the probabilities of a video's faces to the probability of the video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.config import Aggregate
+
+Array = npt.NDArray[np.float64]
+MIN_TRACK_SHARE = 0.25
+"""A track counts if it has at least this share of the longest track's faces."""
+CONFIDENT_FAKE, CONFIDENT_REAL = 0.8, 0.2
+CONFIDENT_FAKE_SHARE, CONFIDENT_REAL_SHARE = 0.4, 0.9
+
+
+def aggregate_video(probabilities: npt.ArrayLike, tracks: npt.ArrayLike, method: Aggregate) -> float:
+    """One probability from those of the faces (F,) and their track numbers (F,), F >= 1; the order does not matter."""
+    values = np.asarray(probabilities, dtype=np.float64)
+    if not len(values):
+        raise ValueError("a video without faces has no probability")
+    return float(np.clip(_METHODS[method](values, np.asarray(tracks)), 0.0, 1.0))
+
+
+def counted_tracks(tracks: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Track numbers with at least a quarter as many faces as the longest track."""
+    numbers, counts = np.unique(np.asarray(tracks), return_counts=True)
+    return numbers[counts >= MIN_TRACK_SHARE * counts.max()] if len(numbers) else numbers
+
+
+def _mean(values: Array, _tracks: npt.NDArray[np.int64]) -> float:
+    return _order_free_mean(values)
+
+
+def _max_track(values: Array, tracks: npt.NDArray[np.int64]) -> float:
+    """The most suspicious person: mean per track, then the maximum."""
+    return max(_order_free_mean(values[tracks == track]) for track in counted_tracks(tracks))
+
+
+def _confident(values: Array, _tracks: npt.NDArray[np.int64]) -> float:
+    """The mean of the faces that are sure, where enough of them agree (the DFDC winner's rule, as shares).
+
+    Not monotone: a face that grows more suspicious can lower the result by leaving the group of sure faces.
+    """
+    sure_fake = values > CONFIDENT_FAKE
+    sure_real = values < CONFIDENT_REAL
+    if sure_fake.mean() > CONFIDENT_FAKE_SHARE:
+        return _order_free_mean(values[sure_fake])
+    if sure_real.mean() > CONFIDENT_REAL_SHARE:
+        return _order_free_mean(values[sure_real])
+    return _order_free_mean(values)
+
+
+def _order_free_mean(values: Array) -> float:
+    """Summed in sorted order, so a permutation gives the same bits."""
+    return float(np.sort(values).mean())
+
+
+_METHODS: dict[Aggregate, Callable[[Array, npt.NDArray[np.int64]], float]] = {
+    "max-track": _max_track,
+    "mean": _mean,
+    "confident": _confident,
+}

@@ -1,0 +1,168 @@
+"""Score files: CSV, Parquet or JSON, and the journal that makes a batch resumable."""
+
+from __future__ import annotations
+
+import csv
+import json
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.errors import ConfigError
+from pipelines.manifest import replace_atomically, storage_error
+from pipelines.records import FINISHED, ScoreRow, rows_to_table, table_to_rows
+
+SCORE_SUFFIXES = (".csv", ".parquet", ".json")
+
+
+def check_score_path(path: Path) -> None:
+    """Refuse an output of unknown format before any work is done."""
+    if path.suffix.lower() not in SCORE_SUFFIXES:
+        raise ConfigError(f"{path} must end in .csv, .parquet or .json")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; give a file that ends in .csv, .parquet or .json")
+
+
+def write_scores(path: Path, rows: Sequence[ScoreRow]) -> None:
+    """Write the rows as the suffix says, whole or not at all."""
+    with replace_atomically(path) as beside:
+        if path.suffix.lower() == ".parquet":
+            pq.write_table(rows_to_table(rows, ScoreRow), beside)
+        elif path.suffix.lower() == ".json":
+            beside.write_text(
+                json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False) + "\n",
+                "utf-8",
+                "surrogateescape",
+            )
+        else:
+            with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+                writer = csv.DictWriter(file, [field.name for field in fields(ScoreRow)])
+                writer.writeheader()
+                writer.writerows(asdict(row) for row in rows)
+
+
+def read_scores(path: Path) -> list[ScoreRow]:
+    """The rows of a score file.
+
+    Raises:
+        ConfigError: not a score file.
+    """
+    try:
+        if path.suffix.lower() == ".parquet":
+            return table_to_rows(pq.read_table(path), ScoreRow)
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            records: Iterable[Mapping[str, Any]] = (
+                json.load(file) if path.suffix.lower() == ".json" else csv.DictReader(file)
+            )
+            return [_row_from(record) for record in records]
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise ConfigError(
+            f"{path} exists and is not a file of scores; choose another name or pass --overwrite"
+        ) from error
+
+
+@dataclass
+class Journal:
+    """One flushed line per scored video beside the output, after a line with the settings."""
+
+    path: Path
+    settings_sha256: str
+
+    @classmethod
+    def beside(cls, output: Path, settings_sha256: str) -> Journal:
+        return cls(output.with_name(f"{output.name}.journal"), settings_sha256)
+
+    def read(self) -> list[ScoreRow]:
+        """The rows of an interrupted run with these settings; a torn last line is ignored.
+
+        Raises:
+            ConfigError: the journal belongs to other settings.
+        """
+        if not self.path.is_file():
+            return []
+        rows = []
+        for line in self.path.read_text("utf-8", errors="surrogateescape").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            self._check_settings(record)
+            if "video" in record:
+                rows.append(_row_from(record))
+        return rows
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._is_empty = not self.path.is_file()
+            self._file = self.path.open("a", encoding="utf-8", errors="surrogateescape")
+            # a line torn by a kill must not swallow the next one
+            self._write_line({"settings_sha256": self.settings_sha256} if self._is_empty else None)
+        except OSError as error:
+            raise storage_error(error, self.path) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._file.close()
+        except OSError:  # a full disk, reported by the write that met it
+            pass
+        if self._is_empty:  # nothing was scored: leave nothing that another run would have to agree with
+            self.remove()
+
+    def append(self, row: ScoreRow) -> None:
+        try:
+            self._write_line(asdict(row))
+        except OSError as error:
+            raise storage_error(error, self.path) from error
+        self._is_empty = False
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def _write_line(self, record: Mapping[str, Any] | None) -> None:
+        self._file.write((json.dumps(record) if record else "") + "\n")
+        self._file.flush()
+
+    def _check_settings(self, record: Mapping[str, Any]) -> None:
+        if record.get("settings_sha256") != self.settings_sha256:
+            raise ConfigError(
+                f"{self.path} is from an interrupted run with other settings; run with those again, "
+                "pass --overwrite to drop it, or choose another output"
+            )
+
+
+def finished_scores(output: Path, journal: Journal) -> dict[str, ScoreRow]:
+    """Finished rows by content digest, of an earlier output or an interrupted run with the same settings.
+
+    Raises:
+        ConfigError: the output holds scores of other settings, or something else.
+    """
+    earlier = read_scores(output) if output.is_file() else []
+    if any(row.settings_sha256 != journal.settings_sha256 for row in earlier):
+        raise ConfigError(
+            f"{output} holds scores made with another checkpoint or other settings; "
+            "choose another file, or pass --overwrite to replace it"
+        )
+    return {row.sha256: row for row in [*earlier, *journal.read()] if row.status in FINISHED and row.sha256}
+
+
+def _row_from(record: Mapping[str, Any]) -> ScoreRow:
+    hints = typing.get_type_hints(ScoreRow)
+    return ScoreRow(**{field.name: _parse(record[field.name], hints[field.name]) for field in fields(ScoreRow)})
+
+
+def _parse(value: Any, hint: Any) -> Any:
+    """A cell as its column's type; CSV has only text, and an empty cell where the column may be empty is None."""
+    types = typing.get_args(hint) or (hint,)
+    if value is None or (value == "" and type(None) in types):
+        return None
+    return types[0](value)

@@ -1,0 +1,136 @@
+"""The two networks at work: a video, or its stored crops, to a score. Batches are bounded, whatever the length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipelines.checkpoint import load_checkpoint
+from pipelines.config import Aggregate, Decoder, RunOptions
+from pipelines.device import choose_device
+from pipelines.faces.crops import FoundFace
+from pipelines.faces.detector import load_detector
+from pipelines.faces.find import find_faces
+from pipelines.image_files import read_image
+from pipelines.preprocessing import Preprocessing, cut_input, to_network_input
+from pipelines.read_ahead import read_ahead
+from pipelines.records import FaceRow
+from pipelines.scoring.aggregate import aggregate_video, counted_tracks
+from pipelines.scoring.video_score import ScoredFace, VideoScore
+from pipelines.video import open_video
+from pipelines.video.frames import ChosenFrames
+
+Image = npt.NDArray[np.uint8]
+T = TypeVar("T")
+
+
+class VideoScorer:
+    """Scores one video at a time with loaded networks."""
+
+    def __init__(
+        self,
+        *,
+        checkpoint: str,
+        detector: str | None,
+        contract: Preprocessing,
+        decoder: Decoder = "auto",
+        options: RunOptions,
+    ) -> None:
+        """Load the networks; `detector` None is for stored crops only.
+
+        Raises:
+            CheckpointError: a file can not be loaded.
+            ConfigError: the device is not there.
+        """
+        self.device = choose_device(options.device)
+        self.network = load_checkpoint(checkpoint, self.device).network
+        self.contract = contract
+        self.decoder: Decoder = decoder
+        self.batch_size = options.batch_size
+        self.detector = detector and load_detector(
+            detector,
+            max_side=contract.max_side,
+            min_score=contract.min_score,
+            device=self.device,
+            batch_size=options.batch_size,
+        )
+
+    def score_video(self, path: Path) -> VideoScore:
+        """Decode, detect, align, classify and aggregate one video or image.
+
+        Raises:
+            UnreadableError: the file does not open or decode.
+        """
+        if not self.detector:
+            raise ValueError("this scorer was made for stored crops: it has no detector")
+        with open_video(path, decoder=self.decoder) as reader:
+            frames = ChosenFrames(reader, path, count=self.contract.frames)
+            ahead = read_ahead(frames, depth=self.batch_size)
+            faces = list(self._score_found(find_faces(ahead, self.detector, margin=self.contract.margin)))
+            return self._aggregate(faces, frames.num_decoded, frames.note)
+
+    def score_crops(self, folder: Path, rows: Sequence[FaceRow], num_frames: int) -> VideoScore:
+        """The same from the crops of a `detect-faces` stage.
+
+        Raises:
+            InputError: a crop is missing or damaged.
+        """
+        inputs = read_ahead(
+            ((row, cut_input(read_image(folder / row.crop_path), self.contract)) for row in rows), depth=self.batch_size
+        )
+        faces = []
+        for batch in in_batches(inputs, self.batch_size):
+            for (row, _), probability in zip(batch, self.classify([image for _, image in batch]), strict=True):
+                box = (row.x0_px, row.y0_px, row.x1_px, row.y1_px)
+                faces.append(
+                    ScoredFace(
+                        frame_index=row.frame_index,
+                        pts_seconds=row.pts_seconds,
+                        face_index=row.face_index,
+                        track=row.track,
+                        box=None if None in box else box,  # type: ignore[arg-type]
+                        fake_probability=probability,
+                    )
+                )
+        return self._aggregate(faces, num_frames, None)
+
+    @torch.inference_mode()
+    def classify(self, inputs: Sequence[Image]) -> list[float]:
+        """Fake probabilities of network inputs (S, S, 3) uint8."""
+        logits = self.network(to_network_input(inputs, self.contract, self.device)).logits
+        return [float(value) for value in logits.float().softmax(dim=1)[:, 1].cpu()]
+
+    def _score_found(self, found: Iterable[FoundFace]) -> Iterator[ScoredFace]:
+        for batch in in_batches(found, self.batch_size):
+            inputs = [cut_input(face.aligned.crop, self.contract) for face in batch]
+            for face, probability in zip(batch, self.classify(inputs), strict=True):
+                x0, y0, x1, y1 = (float(value) for value in face.box)
+                yield ScoredFace(
+                    frame_index=face.frame_index,
+                    pts_seconds=face.pts_seconds,
+                    face_index=face.face_index,
+                    track=face.track,
+                    box=(x0, y0, x1, y1),
+                    fake_probability=probability,
+                )
+
+    def _aggregate(self, faces: list[ScoredFace], num_frames: int, note: str | None) -> VideoScore:
+        if not faces:
+            return VideoScore(status="no_face", num_frames=num_frames, error=note)
+        tracks = [face.track for face in faces]
+        method: Aggregate = self.contract.aggregate  # type: ignore[assignment]
+        probability = aggregate_video([face.fake_probability for face in faces], tracks, method)
+        return VideoScore("ok", probability, num_frames, len(counted_tracks(tracks)), faces, note)
+
+
+def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of up to `size` items."""
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch

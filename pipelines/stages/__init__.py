@@ -1,0 +1,1 @@
+"""The stages: each reads a manifest and writes one. They never import each other."""

@@ -1,0 +1,171 @@
+"""Stage `detect-faces`: every face of every extracted frame, tracked and aligned to 380x380."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.config import DetectConfig, RunOptions, settings_of
+from pipelines.errors import ManifestError
+from pipelines.image_files import read_image, write_image
+from pipelines.manifest import Provenance, read_table
+from pipelines.progress import ProgressCallback, ignore_progress
+from pipelines.read_ahead import read_ahead
+from pipelines.records import FINISHED, FaceRow, FrameRow, VideoRow, table_to_rows
+from pipelines.stage_loop import (
+    ItemResult,
+    StageFolder,
+    StageRun,
+    StageSummary,
+    open_stage,
+    open_upstream,
+    with_outcome,
+)
+from pipelines.weights_files import resolve_weights
+
+if TYPE_CHECKING:
+    from pipelines.faces.detector import FaceDetector
+
+STAGE = "detect-faces"
+ROW_FORMAT = 1
+CROP_SUFFIX = ".png"
+
+
+@dataclass(frozen=True)
+class VideoFrames:
+    """The extracted frames of one video."""
+
+    video_id: str
+    rows: tuple[FrameRow, ...]
+
+
+@dataclass(frozen=True)
+class StoredFrame:
+    """A frame read back from the workspace."""
+
+    index: int
+    pts_seconds: float
+    image: npt.NDArray[np.uint8]
+
+
+def detect_faces(
+    workspace: Path | str,
+    config: DetectConfig | None = None,
+    options: RunOptions | None = None,
+    *,
+    on_progress: ProgressCallback = ignore_progress,
+) -> StageSummary:
+    """Detect, track and align the faces of the workspace's frames. A video without a face is a result: `no_face`.
+
+    Raises:
+        ManifestError: no finished `extract-frames` stage.
+        CheckpointError: the detector can not be loaded.
+        SettingsChangedError: the workspace holds faces made with other settings.
+    """
+    config, options = config or DetectConfig(), options or RunOptions()
+    upstream, upstream_provenance = open_upstream(Path(workspace), "extract-frames")
+    detector_sha256 = resolve_weights(config.detector, kind="detector").sha256
+    provenance = Provenance(
+        STAGE, ROW_FORMAT, settings_of(config, detector_sha256=detector_sha256), upstream_provenance
+    )
+    folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite)
+    videos = upstream.read_videos()
+    items = _group_frames(upstream, videos)
+    stage = _Detection(upstream, folder, config, options)
+    run = StageRun[VideoFrames](
+        folder=folder,
+        provenance=provenance,
+        row_type=FaceRow,
+        process=stage.process,
+        id_of=lambda item: item.video_id,
+        on_progress=on_progress,
+    )
+    skipped = sum(run.is_finished(item.video_id) for item in items)
+    failures = run.run(items)
+    rows = [_outcome(video, folder, failures) for video in videos]
+    run.finish(rows, [row.video_id for row in rows if row.status in FINISHED])
+    return StageSummary(STAGE, folder.root, rows, skipped)
+
+
+class _Detection:
+    """Processes videos one after another; loads the detector when the first one needs it."""
+
+    def __init__(self, upstream: StageFolder, folder: StageFolder, config: DetectConfig, options: RunOptions) -> None:
+        self.upstream = upstream
+        self.folder = folder
+        self.config = config
+        self.options = options
+        self._detector: FaceDetector | None = None
+
+    def process(self, video: VideoFrames) -> ItemResult:
+        """Rows and crops of one video; its folder of crops appears whole or not at all."""
+        from pipelines.faces.crops import make_face_row
+        from pipelines.faces.find import find_faces
+
+        final = self.folder.root / "crops" / video.video_id
+        beside = self.folder.root / "crops" / f".{video.video_id}.tmp"
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        rows, writes = [], []
+        frames = read_ahead(self._read_frames(video.rows), depth=self.options.batch_size)
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                for face in find_faces(
+                    frames, self._load_detector(), margin=self.config.margin, min_face_px=self.config.min_face_px
+                ):
+                    name = f"{face.frame_index:08d}_{face.face_index:02d}{CROP_SUFFIX}"
+                    writes.append(pool.submit(write_image, beside / name, face.aligned.crop))
+                    rows.append(make_face_row(face, video.video_id, f"crops/{video.video_id}/{name}"))
+            for write in writes:
+                write.result()
+            shutil.rmtree(final, ignore_errors=True)
+            if rows:
+                beside.rename(final)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        return ItemResult(rows, status="ok" if rows else "no_face")
+
+    def _read_frames(self, rows: Sequence[FrameRow]) -> Iterator[StoredFrame]:
+        for row in rows:
+            yield StoredFrame(row.frame_index, row.pts_seconds, read_image(self.upstream.root / row.path))
+
+    def _load_detector(self) -> FaceDetector:
+        if self._detector is None:
+            from pipelines.device import choose_device
+            from pipelines.faces.detector import load_detector
+
+            self._detector = load_detector(
+                self.config.detector,
+                max_side=self.config.max_side,
+                min_score=self.config.min_score,
+                device=choose_device(self.options.device),
+                batch_size=self.options.batch_size,
+            )
+        return self._detector
+
+
+def _group_frames(upstream: StageFolder, videos: Sequence[VideoRow]) -> list[VideoFrames]:
+    """The frames of each content, in the order of its first row."""
+    by_video: dict[str, list[FrameRow]] = {}
+    for row in table_to_rows(read_table(upstream.manifest_path, FrameRow), FrameRow):
+        by_video.setdefault(row.video_id, []).append(row)
+    ids = dict.fromkeys(video.video_id for video in videos if video.status == "ok")
+    missing = [video_id for video_id in ids if video_id not in by_video]
+    if missing:
+        raise ManifestError(f"{upstream.manifest_path} lacks the frames of {missing[0]}; run extract-frames again")
+    return [VideoFrames(video_id, tuple(by_video[video_id])) for video_id in ids]
+
+
+def _outcome(video: VideoRow, folder: StageFolder, failures: dict[str, Exception]) -> VideoRow:
+    """What became of the video here; what failed before stays failed."""
+    if video.status != "ok":
+        return replace(video, rows=0)
+    outcome = with_outcome(video, folder, failures)
+    return replace(outcome, error=outcome.error or video.error)

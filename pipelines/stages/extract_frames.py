@@ -1,0 +1,106 @@
+"""Stage `extract-frames`: frames of every video as lossless pictures, with their true times."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.config import ExtractConfig, RunOptions, settings_of
+from pipelines.image_files import write_image
+from pipelines.inputs import DigestCache, describe_inputs, find_inputs
+from pipelines.manifest import Provenance
+from pipelines.progress import ProgressCallback, ignore_progress
+from pipelines.records import FINISHED, FrameRow, VideoRow
+from pipelines.stage_loop import ItemResult, StageFolder, StageRun, StageSummary, open_stage, with_outcome
+
+STAGE = "extract-frames"
+ROW_FORMAT = 1
+
+
+def extract_frames(
+    inputs: Sequence[str | Path],
+    workspace: Path | str,
+    config: ExtractConfig | None = None,
+    options: RunOptions | None = None,
+    *,
+    labels: Path | None = None,
+    on_progress: ProgressCallback = ignore_progress,
+) -> StageSummary:
+    """Write the frames of all inputs and the stage's manifest.
+
+    Args:
+        inputs: files, folders (searched recursively) or `.txt` lists.
+        labels: CSV `video,label[,split,original]`; without it, folders named `real` and `fake` label what they hold.
+
+    Raises:
+        ConfigError: no inputs, wrong labels, or a workspace made with other settings.
+        StorageError: the manifest could not be written.
+    """
+    config, options = config or ExtractConfig(), options or RunOptions()
+    found = find_inputs(inputs, workspace=Path(workspace))
+    provenance = Provenance(STAGE, ROW_FORMAT, settings_of(config))
+    folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite)
+    digests = DigestCache(folder.root / "digests.jsonl", verify=options.verify)
+    videos = describe_inputs(found.files, labels=labels, digest_of=digests.digest_of)
+    readable = {video.video_id: video for video in videos if video.status == "ok"}
+    run = StageRun[VideoRow](
+        folder=folder,
+        provenance=provenance,
+        row_type=FrameRow,
+        process=lambda video: _extract(video, folder, config),
+        id_of=lambda video: video.video_id,
+        workers=options.workers or min(2, os.cpu_count() or 1),
+        on_progress=on_progress,
+    )
+    skipped = sum(run.is_finished(video_id) for video_id in readable)
+    failures = run.run(list(readable.values()))
+    rows = [with_outcome(video, folder, failures) if video.status == "ok" else video for video in videos]
+    run.finish(rows, [row.video_id for row in rows if row.status in FINISHED])
+    return StageSummary(STAGE, folder.root, rows, skipped, found.num_ignored)
+
+
+def _extract(video: VideoRow, folder: StageFolder, config: ExtractConfig) -> ItemResult:
+    """Decode and write one video; its folder of frames appears whole or not at all."""
+    from pipelines.video import open_video
+    from pipelines.video.frames import ChosenFrames
+
+    final = folder.root / "frames" / video.video_id
+    beside = folder.root / "frames" / f".{video.video_id}.tmp"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    rows = []
+    try:
+        with open_video(video.path, decoder=config.decoder) as reader:
+            frames = ChosenFrames(
+                reader,
+                Path(video.path),
+                count=config.frames if config.fps is None else None,
+                rate_hz=config.fps,
+                start_seconds=config.start_seconds,
+                end_seconds=config.end_seconds,
+            )
+            for frame in frames:
+                name = f"{frame.index:08d}.{config.format}"
+                write_image(beside / name, frame.image)
+                rows.append(
+                    FrameRow(
+                        video_id=video.video_id,
+                        frame_index=frame.index,
+                        pts=frame.pts,
+                        time_base_num=reader.info.time_base.numerator,
+                        time_base_den=reader.info.time_base.denominator,
+                        pts_seconds=frame.pts_seconds,
+                        width_px=frame.image.shape[1],
+                        height_px=frame.image.shape[0],
+                        rotation_degrees=reader.info.rotation_degrees,
+                        path=f"frames/{video.video_id}/{name}",
+                    )
+                )
+            note = frames.note
+        shutil.rmtree(final, ignore_errors=True)
+        beside.rename(final)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return ItemResult(rows, note=note)

@@ -1,0 +1,312 @@
+"""Stage `import-faces`: faces that somebody has cropped already become a `detect-faces` manifest.
+
+Each picture is detected again on a copy with replicated edges and aligned like any other face. A face that is not found
+again is kept where tight crops usually lie in the aligned frame, with an empty score as the flag.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.config import ALIGNED_SIZE_PX, ImportConfig, RunOptions, settings_of
+from pipelines.data.cropped_sources import SourceFace, read_source
+from pipelines.errors import DatasetError
+from pipelines.faces.align import AlignedFace, align_face
+from pipelines.image_files import decode_image, write_image
+from pipelines.manifest import Provenance, read_note, read_table
+from pipelines.preprocessing import resize_square
+from pipelines.progress import ProgressCallback, ignore_progress
+from pipelines.records import FaceRow, VideoRow
+from pipelines.stage_loop import ItemResult, StageFolder, StageRun, StageSummary, describe_failure, open_stage
+from pipelines.weights_files import resolve_weights
+
+if TYPE_CHECKING:
+    from pipelines.faces.detector import FaceDetector, Faces
+
+Image = npt.NDArray[np.uint8]
+STAGE = "import-faces"
+STANDS_FOR = "detect-faces"
+ROW_FORMAT = 1
+FACES_PER_PART = 1000
+PAD_SHARE = 0.5
+"""Replicated border on each side, as a share of the picture, so that the detector sees a whole head."""
+MAX_DETECTION_SIDE_PX = 640
+UNFOUND_SIZE_PX = 216
+UNFOUND_CENTER_PX = (188, 216)
+"""Where a tight crop usually lies in the aligned frame."""
+
+
+@dataclass(frozen=True)
+class SourceVideo:
+    """The pictures that share one `video` value; a picture without one is a video of its own."""
+
+    row: VideoRow
+    faces: tuple[SourceFace, ...]
+
+
+@dataclass(frozen=True)
+class FaceBatch:
+    """Videos that share a part."""
+
+    part_id: str
+    videos: tuple[SourceVideo, ...]
+
+
+def import_faces(
+    source: Path | str,
+    workspace: Path | str,
+    config: ImportConfig | None = None,
+    options: RunOptions | None = None,
+    *,
+    on_progress: ProgressCallback = ignore_progress,
+) -> StageSummary:
+    """Write the workspace's `detect-faces` stage from pictures of faces.
+
+    Args:
+        source: a Parquet file (`image` or `image_jpeg`; `video, label, split, original` optional), a CSV
+            (`path, label`; `video, split, original` optional) or a folder with `real/` and `fake/`, optionally under
+            `train/`, `val/`, `test/`.
+
+    Raises:
+        DatasetError: nothing to import, or one picture with two labels.
+        SettingsChangedError: the workspace holds faces made with other settings.
+    """
+    config, options = config or ImportConfig(), options or RunOptions()
+    videos = _group_videos(read_source(Path(source)))
+    detector_sha256 = "" if config.as_is else resolve_weights(config.detector, kind="detector").sha256
+    provenance = Provenance(STAGE, ROW_FORMAT, settings_of(config, detector_sha256=detector_sha256))
+    folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite, folder_name=STANDS_FOR)
+    readable = {video.row.video_id: video for video in videos if video.row.status == "ok"}
+    batches = list(_make_batches(readable.values()))
+    run = StageRun[FaceBatch](
+        folder=folder,
+        provenance=provenance,
+        row_type=FaceRow,
+        process=_Importer(folder, config, options).process,
+        id_of=lambda batch: batch.part_id,
+        unit="part",
+        on_progress=on_progress,
+    )
+    finished_before = sum(len(batch.videos) for batch in batches if run.is_finished(batch.part_id))
+    failures = run.run(batches)
+    outcomes = {row.video_id: row for batch in batches for row in _outcomes(batch, folder, failures)}
+    rows = [_with_outcome_of(video.row, outcomes) if video.row.status == "ok" else video.row for video in videos]
+    run.finish(rows, [batch.part_id for batch in batches if batch.part_id not in failures])
+    return StageSummary(STANDS_FOR, folder.root, rows, finished_before)
+
+
+class _Importer:
+    """Aligns batches of pictures; loads the detector when the first one needs it."""
+
+    def __init__(self, folder: StageFolder, config: ImportConfig, options: RunOptions) -> None:
+        self.folder = folder
+        self.config = config
+        self.options = options
+        self._detector: FaceDetector | None = None
+
+    def process(self, batch: FaceBatch) -> ItemResult:
+        """Rows and crops of one part. Pictures that do not decode are left out and named in the part's note."""
+        (self.folder.root / "crops" / batch.part_id).mkdir(parents=True, exist_ok=True)
+        rows: list[FaceRow] = []
+        unreadable: dict[str, str] = {}
+        todo = [(video, index) for video in batch.videos for index in range(len(video.faces))]
+        with ThreadPoolExecutor(self.options.workers or 2) as pool:
+            for chunk in _in_chunks(todo, 4 * self.options.batch_size):
+                images = list(pool.map(lambda entry: decode_image(entry[0].faces[entry[1]].read()), chunk))
+                found = self._find_faces([image for image in images if image is not None])
+                writes = []
+                for (video, index), image in zip(chunk, images, strict=True):
+                    if image is None:
+                        unreadable[video.row.video_id] = f"{video.faces[index].name} is not a readable picture"
+                        continue
+                    face = self._align(image, next(found))
+                    crop_path = f"crops/{batch.part_id}/{video.row.video_id}_{index:04d}.png"
+                    writes.append(pool.submit(write_image, self.folder.root / crop_path, face.aligned.crop))
+                    rows.append(face.to_row(video.row.video_id, index, crop_path))
+                for write in writes:
+                    write.result()
+        note = json.dumps(unreadable) if unreadable else None
+        return ItemResult([row for row in rows if row.video_id not in unreadable], note=note)
+
+    def _find_faces(self, images: Sequence[Image]) -> Iterator[Faces | None]:
+        """The detector's answer on each padded picture, in pixels of the picture itself."""
+        if self.config.as_is:
+            yield from [None] * len(images)
+            return
+        if self._detector is None:
+            from pipelines.device import choose_device
+            from pipelines.faces.detector import load_detector
+
+            self._detector = load_detector(
+                self.config.detector,
+                max_side=MAX_DETECTION_SIDE_PX,
+                min_score=self.config.min_score,
+                device=choose_device(self.options.device),
+                batch_size=self.options.batch_size,
+            )
+        padded = [_pad(image) for image in images]
+        for image, faces in zip(images, self._detector.detect(padded), strict=True):
+            offset = np.array(_padding(image), dtype=np.float64)
+            yield replace(faces, boxes=faces.boxes - np.tile(offset, 2), landmarks=faces.landmarks - offset)
+
+    def _align(self, image: Image, faces: Faces | None) -> _ImportedFace:
+        if self.config.as_is:
+            return _ImportedFace(AlignedFace(resize_square(image, ALIGNED_SIZE_PX), np.empty((0, 2)), 1.0))
+        index = _most_central(faces, image) if faces is not None and len(faces) else None
+        if faces is not None and index is not None:
+            aligned = align_face(image, faces.landmarks[index], margin=self.config.margin, border="replicate")
+            if aligned is not None:
+                return _ImportedFace(aligned, faces.boxes[index], float(faces.scores[index]), faces.landmarks[index])
+        return _ImportedFace(_place_unfound(image, self.config.margin))
+
+
+@dataclass(frozen=True)
+class _ImportedFace:
+    """A picture in the aligned frame; without score, box and landmarks if it was not found again."""
+
+    aligned: AlignedFace
+    box: npt.NDArray[np.float64] | None = None
+    score: float | None = None
+    landmarks: npt.NDArray[np.float64] | None = None
+
+    def to_row(self, video_id: str, index: int, crop_path: str) -> FaceRow:
+        from pipelines.faces.crops import landmark_columns
+
+        x0, y0, x1, y1 = (None,) * 4 if self.box is None else (float(value) for value in self.box)
+        return FaceRow(
+            video_id=video_id,
+            frame_index=index,
+            face_index=0,
+            pts_seconds=0.0,
+            track=0,
+            x0_px=x0,
+            y0_px=y0,
+            x1_px=x1,
+            y1_px=y1,
+            score=self.score,
+            **landmark_columns(self.landmarks, "px"),
+            **landmark_columns(None if self.landmarks is None else self.aligned.landmarks, "crop_px"),
+            valid_share=self.aligned.valid_share,
+            crop_path=crop_path,
+        )
+
+
+def _group_videos(faces: Iterable[SourceFace]) -> list[SourceVideo]:
+    """Pictures by their `video` value, in order of first appearance; each with digests and one label."""
+    groups: dict[str, list[SourceFace]] = {}
+    for face in faces:
+        groups.setdefault(face.video or face.name, []).append(face)
+    if not groups:
+        raise DatasetError("the source holds no pictures")
+    videos = []
+    label_of: dict[str, tuple[str | None, str]] = {}
+    for name, members in groups.items():
+        label, split, original = _agreed(name, members)
+        row = VideoRow("", "", video_key=name, path=name, label=label, split=split, original=original)
+        pictures = [face.read() for face in members]
+        if all(pictures):
+            sha256 = _digest_of(pictures)
+            earlier_label, earlier = label_of.setdefault(sha256, (label, name))
+            if earlier_label != label:
+                raise DatasetError(
+                    f"{earlier} and {name} are the same picture, labelled {earlier_label} and {label}; correct one"
+                )
+            row = replace(row, video_id=sha256[:16], sha256=sha256)
+        else:
+            missing = next(face.name for face, data in zip(members, pictures, strict=True) if not data)
+            row = replace(row, status="unreadable", error=f"{missing} is missing or empty; check the path")
+        videos.append(SourceVideo(row, tuple(members)))
+    return videos
+
+
+def _digest_of(pictures: Sequence[bytes]) -> str:
+    """SHA-256 of the picture's bytes; of several, that of their digests in order."""
+    digests = [hashlib.sha256(data).hexdigest() for data in pictures]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _agreed(name: str, faces: Sequence[SourceFace]) -> tuple[str | None, str | None, str | None]:
+    values = {(face.label, face.split, face.original) for face in faces}
+    if len(values) > 1:
+        raise DatasetError(f"the faces of {name} differ in label, split or original; give each video one of each")
+    return values.pop()
+
+
+def _make_batches(videos: Iterable[SourceVideo]) -> Iterator[FaceBatch]:
+    batch: list[SourceVideo] = []
+    for video in videos:
+        if batch and sum(len(member.faces) for member in batch) + len(video.faces) > FACES_PER_PART:
+            yield _make_batch(batch)
+            batch = []
+        batch.append(video)
+    if batch:
+        yield _make_batch(batch)
+
+
+def _make_batch(videos: Sequence[SourceVideo]) -> FaceBatch:
+    content = "".join(video.row.sha256 for video in videos)
+    return FaceBatch(hashlib.sha256(content.encode()).hexdigest()[:16], tuple(videos))
+
+
+def _outcomes(batch: FaceBatch, folder: StageFolder, failures: Mapping[str, BaseException]) -> Iterator[VideoRow]:
+    if batch.part_id in failures:
+        for video in batch.videos:
+            yield replace(video.row, status="failed", error=describe_failure(failures[batch.part_id]))
+        return
+    path = folder.part_path(batch.part_id)
+    rows = Counter(read_table(path).column("video_id").to_pylist())
+    unreadable = json.loads(read_note(path, "note") or "{}")
+    for video in batch.videos:
+        error = unreadable.get(video.row.video_id)
+        yield replace(video.row, status="unreadable" if error else "ok", error=error, rows=rows[video.row.video_id])
+
+
+def _with_outcome_of(row: VideoRow, outcomes: Mapping[str, VideoRow]) -> VideoRow:
+    outcome = outcomes[row.video_id]
+    return replace(row, status=outcome.status, error=outcome.error, rows=outcome.rows)
+
+
+def _most_central(faces: Faces, image: Image) -> int | None:
+    """The face that a tight crop is about: the best of score times overlap with the picture."""
+    height_px, width_px = image.shape[:2]
+    overlap = np.minimum(faces.boxes[:, 2:], [width_px, height_px]) - np.maximum(faces.boxes[:, :2], 0)
+    area = np.clip(overlap, 0, None).prod(axis=1) / (height_px * width_px)
+    best = int(np.argmax(area * faces.scores))
+    return best if area[best] > 0.1 else None
+
+
+def _place_unfound(image: Image, margin: float) -> AlignedFace:
+    """The picture as it is, where tight crops usually lie, its edges replicated to the rest of the aligned frame."""
+    size = round(UNFOUND_SIZE_PX / margin)
+    center_x, center_y = (round(190 + (center - 190) / margin) for center in UNFOUND_CENTER_PX)
+    x0, y0 = max(0, center_x - size // 2), max(0, center_y - size // 2)
+    x1, y1 = min(ALIGNED_SIZE_PX, x0 + size), min(ALIGNED_SIZE_PX, y0 + size)
+    small = resize_square(image, size)[: y1 - y0, : x1 - x0]
+    crop = cv2.copyMakeBorder(small, y0, ALIGNED_SIZE_PX - y1, x0, ALIGNED_SIZE_PX - x1, cv2.BORDER_REPLICATE)
+    share = (x1 - x0) * (y1 - y0) / ALIGNED_SIZE_PX**2
+    return AlignedFace(np.asarray(crop, dtype=np.uint8), np.empty((0, 2)), share)
+
+
+def _pad(image: Image) -> Image:
+    x, y = _padding(image)
+    return np.asarray(cv2.copyMakeBorder(image, y, y, x, x, cv2.BORDER_REPLICATE), dtype=np.uint8)
+
+
+def _padding(image: Image) -> tuple[int, int]:
+    return round(PAD_SHARE * image.shape[1]), round(PAD_SHARE * image.shape[0])
+
+
+def _in_chunks(entries: Sequence[tuple[SourceVideo, int]], size: int) -> Iterator[Sequence[tuple[SourceVideo, int]]]:
+    for start in range(0, len(entries), size):
+        yield entries[start : start + size]

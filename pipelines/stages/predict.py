@@ -1,0 +1,303 @@
+"""`predict`: from videos, images or a workspace of faces to fake probabilities."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.checkpoint import read_header
+from pipelines.config import PredictConfig, RunOptions, settings_of
+from pipelines.errors import ConfigError, DeepfakeError, ManifestError, StorageError, UnreadableError
+from pipelines.inputs import describe_inputs, find_inputs
+from pipelines.manifest import Provenance, digest_json, read_table
+from pipelines.preprocessing import Preprocessing
+from pipelines.progress import Progress, ProgressCallback, ignore_progress
+from pipelines.records import FINISHED, FaceRow, ScoreRow, VideoRow, table_to_rows
+from pipelines.scoring.score_files import Journal, check_score_path, finished_scores, write_scores
+from pipelines.scoring.video_score import VideoScore, write_details
+from pipelines.stage_loop import StageFolder, describe_failure, open_upstream
+from pipelines.weights_files import WeightsFile, resolve_weights
+
+if TYPE_CHECKING:
+    from pipelines.scoring.video_scorer import VideoScorer
+
+log = logging.getLogger(__name__)
+TASK = "predict"
+DETAILS_FORMAT = 1
+RowCallback = Callable[[ScoreRow], None]
+
+
+@dataclass(frozen=True)
+class PredictSummary:
+    """What a run ended with."""
+
+    rows: list[ScoreRow]
+    reused: int
+    """Rows that an earlier run with the same settings had finished."""
+    num_ignored: int = 0
+    """Files in the named folders that are neither video nor image."""
+
+    @property
+    def failures(self) -> list[ScoreRow]:
+        return [row for row in self.rows if row.status not in FINISHED]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a run, resolved against the checkpoint's contract."""
+
+    config: PredictConfig
+    checkpoint: WeightsFile
+    contract: Preprocessing
+    detector: str
+    detector_sha256: str
+    faces: Provenance | None = None
+    """Of the workspace's faces, where those are scored."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of everything that a score depends on beside the video."""
+        return digest_json(
+            {
+                "checkpoint": self.checkpoint.sha256,
+                "contract": self.contract.to_json(),
+                "detector": self.detector_sha256,
+                "decoder": self.config.decoder,
+                "min_frames": self.config.min_frames,
+                "faces": self.faces.to_json() if self.faces else None,
+            }
+        )
+
+
+def predict(
+    inputs: Sequence[str | Path] | str | Path,
+    config: PredictConfig | None = None,
+    options: RunOptions | None = None,
+    *,
+    output: Path | None = None,
+    details: Path | None = None,
+    on_row: RowCallback = lambda _row: None,
+    on_progress: ProgressCallback = ignore_progress,
+) -> PredictSummary:
+    """Score videos and images: decode, detect, align, classify and aggregate in memory.
+
+    Args:
+        inputs: files, folders or `.txt` lists.
+        output: where the rows go (.csv, .parquet or .json). An interrupted run with the same output and settings goes on.
+        details: folder for one Parquet file per video with a row per frame and face.
+        on_row: called with each row as soon as it is known.
+
+    Raises:
+        ConfigError: wrong settings, no inputs, or an output of other settings.
+        CheckpointError: checkpoint or detector can not be loaded.
+        StorageError: the output could not be written.
+    """
+    config, options = config or PredictConfig(), options or RunOptions()
+    settings = resolve_settings(config)
+    found = find_inputs([inputs] if isinstance(inputs, (str, Path)) else inputs)
+    videos = describe_inputs(found.files)
+    lazy = _LazyScorer(settings, options)
+    batch = _Batch(settings, options, output, details, on_row, on_progress)
+    summary = batch.run(videos, lambda video: lazy.scorer.score_video(Path(video.path)))
+    return replace(summary, num_ignored=found.num_ignored)
+
+
+def predict_faces(
+    workspace: Path | str,
+    config: PredictConfig | None = None,
+    options: RunOptions | None = None,
+    *,
+    output: Path | None = None,
+    details: Path | None = None,
+    on_row: RowCallback = lambda _row: None,
+    on_progress: ProgressCallback = ignore_progress,
+) -> PredictSummary:
+    """Score the faces of a workspace's `detect-faces` stage; arguments as for `predict`.
+
+    Raises:
+        ManifestError: no finished stage, or faces of another geometry than the checkpoint's.
+    """
+    config, options = config or PredictConfig(), options or RunOptions()
+    folder, provenance = open_upstream(Path(workspace), "detect-faces")
+    settings = resolve_settings(config, provenance)
+    faces: dict[str, list[FaceRow]] = {}
+    for row in table_to_rows(read_table(folder.manifest_path, FaceRow), FaceRow):
+        faces.setdefault(row.video_id, []).append(row)
+    num_frames = _count_frames(Path(workspace), provenance, faces)
+    lazy = _LazyScorer(settings, options)
+
+    def score(video: VideoRow) -> VideoScore:
+        num, rows = num_frames.get(video.video_id, 0), faces.get(video.video_id, [])
+        if not rows:
+            return VideoScore(status="no_face", num_frames=num, error=video.error)
+        return replace(lazy.scorer.score_crops(folder.root, rows, num), error=video.error)
+
+    return _Batch(settings, options, output, details, on_row, on_progress).run(folder.read_videos(), score)
+
+
+def resolve_settings(config: PredictConfig, faces: Provenance | None = None) -> Settings:
+    """The checkpoint's contract with what the config overrides; warns of a detector other than the checkpoint's own."""
+    checkpoint = resolve_weights(config.checkpoint, kind="checkpoint")
+    contract = read_header(checkpoint.path).preprocessing
+    overrides = {
+        name: getattr(config, name)
+        for name in ("frames", "max_side", "min_score", "aggregate", "threshold")
+        if getattr(config, name) is not None
+    }
+    contract = replace(contract, **overrides)
+    if faces is not None:
+        _check_geometry(faces, contract)
+        detector, sha256 = faces.settings["detector"], faces.settings["detector_sha256"]
+    else:
+        detector = config.detector or contract.detector
+        sha256 = resolve_weights(detector, kind="detector").sha256
+    if contract.detector_sha256 and sha256 and sha256 != contract.detector_sha256:
+        log.warning("the checkpoint was trained with the detector %s, this run uses %s", contract.detector, detector)
+    return Settings(config, checkpoint, contract, detector, sha256, faces)
+
+
+class _LazyScorer:
+    """Loads the networks when the first video needs them: a run that finds everything done loads none."""
+
+    def __init__(self, settings: Settings, options: RunOptions) -> None:
+        self.settings = settings
+        self.options = options
+
+    @cached_property
+    def scorer(self) -> VideoScorer:
+        from pipelines.scoring.video_scorer import VideoScorer
+
+        return VideoScorer(
+            checkpoint=self.settings.config.checkpoint,
+            detector=None if self.settings.faces else self.settings.detector,
+            contract=self.settings.contract,
+            decoder=self.settings.config.decoder,
+            options=self.options,
+        )
+
+
+@dataclass
+class _Batch:
+    """One run over videos: rows, journal, output."""
+
+    settings: Settings
+    options: RunOptions
+    output: Path | None
+    details: Path | None
+    on_row: RowCallback
+    on_progress: ProgressCallback
+
+    def run(self, videos: Sequence[VideoRow], score: Callable[[VideoRow], VideoScore]) -> PredictSummary:
+        if self.output is None:
+            return self._score_all(videos, score, {}, journal=None)
+        check_score_path(self.output)
+        journal = Journal.beside(self.output, self.settings.sha256)
+        if self.options.overwrite:
+            journal.remove()
+        finished = {} if self.options.overwrite else finished_scores(self.output, journal)
+        with journal:
+            summary = self._score_all(videos, score, finished, journal)
+        write_scores(self.output, summary.rows)
+        journal.remove()
+        return summary
+
+    def _score_all(
+        self,
+        videos: Sequence[VideoRow],
+        score: Callable[[VideoRow], VideoScore],
+        finished: dict[str, ScoreRow],
+        journal: Journal | None,
+    ) -> PredictSummary:
+        rows: list[ScoreRow] = []
+        reused = 0
+        self.on_progress(Progress(TASK, 0, len(videos), "video"))
+        known = {
+            digest: row for digest, row in finished.items() if not self.details or self._details_path(digest).is_file()
+        }
+        for done, video in enumerate(videos, start=1):
+            earlier = known.get(video.sha256) if video.sha256 else None
+            if earlier is not None:
+                row = replace(earlier, video=video.path, video_key=video.video_key)
+                reused += video.sha256 in finished
+            else:
+                row = self._score_one(video, score)
+                if journal:
+                    journal.append(row)
+                if row.status in FINISHED:
+                    known[row.sha256] = row
+            rows.append(row)
+            self.on_row(row)
+            self.on_progress(Progress(TASK, done, len(videos), "video"))
+        return PredictSummary(rows, reused)
+
+    def _score_one(self, video: VideoRow, score: Callable[[VideoRow], VideoScore]) -> ScoreRow:
+        """The row of one video, whatever became of it."""
+        if video.status not in ("ok", "no_face"):
+            return self._make_row(video, VideoScore(status=video.status, error=video.error))
+        try:
+            result = score(video)
+        except (ConfigError, StorageError):
+            raise
+        except UnreadableError as error:
+            result = VideoScore(status="unreadable", error=str(error))
+        except DeepfakeError as error:
+            result = VideoScore(status="failed", error=str(error))
+        except Exception as error:  # one strange file must not end a run of thousands; the traceback goes to the log
+            log.exception("predict failed on %s", video.path)
+            result = VideoScore(status="failed", error=describe_failure(error))
+        if self.details and result.status in FINISHED:
+            write_details(self._details_path(video.sha256), video, result.faces, self._provenance())
+        return self._make_row(video, result)
+
+    def _make_row(self, video: VideoRow, score: VideoScore) -> ScoreRow:
+        settings, threshold = self.settings, self.settings.contract.threshold
+        status, error, probability = score.status, score.error, score.fake_probability
+        if status in ("ok", "no_face") and score.num_frames < settings.config.min_frames:
+            status, probability = "too_few_frames", None
+            error = f"{score.num_frames} frames decoded, fewer than --min-frames {settings.config.min_frames}"
+        verdict = None if probability is None else ("fake" if probability >= threshold else "real")
+        return ScoreRow(
+            video=video.path,
+            video_key=video.video_key,
+            sha256=video.sha256,
+            status=status,
+            fake_probability=probability,
+            verdict=verdict,
+            threshold=threshold,
+            frames=score.num_frames,
+            faces=len(score.faces),
+            tracks=score.num_tracks,
+            model=settings.checkpoint.name,
+            model_sha256=settings.checkpoint.sha256,
+            settings_sha256=settings.sha256,
+            error=error,
+        )
+
+    def _details_path(self, sha256: str) -> Path:
+        if self.details is None:
+            raise ValueError("no folder for details")
+        return self.details / f"{sha256[:16]}.parquet"
+
+    def _provenance(self) -> Provenance:
+        values = settings_of(self.settings.config, checkpoint_sha256=self.settings.checkpoint.sha256)
+        return Provenance(TASK, DETAILS_FORMAT, values, self.settings.faces)
+
+
+def _check_geometry(provenance: Provenance, contract: Preprocessing) -> None:
+    margin: Any = provenance.settings["margin"]
+    if margin != contract.margin:
+        raise ManifestError(
+            f"the workspace's faces have margin {margin}, the checkpoint needs {contract.margin}; "
+            f"make them again in another workspace: deepfake detect-faces --margin {contract.margin}"
+        )
+
+
+def _count_frames(workspace: Path, provenance: Provenance, faces: dict[str, list[FaceRow]]) -> dict[str, int]:
+    """Decoded frames per video: the extracted ones; imported pictures are a frame each."""
+    if provenance.stage == "import-faces":
+        return {video_id: len({row.frame_index for row in rows}) for video_id, rows in faces.items()}
+    return {row.video_id: row.rows for row in StageFolder(workspace / "extract-frames").read_videos()}

@@ -1,0 +1,215 @@
+"""Reads frames with PyAV (FFmpeg): the reference backend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from pipelines.errors import UnreadableError
+from pipelines.video.containers import open_container, pick_video_stream, shown_name
+from pipelines.video.packets import PacketScan, scan_packets
+from pipelines.video.reader import Frame, Indices, VideoInfo, check_indices, rotate_clockwise
+
+# FFmpeg decodes one frame per thread ahead, and a seek throws those away: its cost, in frames decoded.
+MAX_FFMPEG_THREADS: Final = 16
+SEEK_COST_FRAMES: Final = min((os.cpu_count() or 1) + 1, MAX_FFMPEG_THREADS)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Wanted frames that one stretch of decoding gives."""
+
+    keyframe: int | None
+    """Which of the scan's keyframes to seek to, or None for the beginning of the file."""
+
+    indices: tuple[int, ...]
+    """Ascending frame indices."""
+
+
+class PyAVReader:
+    """A video read with PyAV; nothing stays open between two calls of `frames`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._scan = scan_packets(path)
+
+    @property
+    def info(self) -> VideoInfo:
+        """Facts about the file."""
+        return self._scan.info
+
+    @property
+    def timestamps(self) -> NDArray[np.int64]:
+        """(num_frames,) int64, strictly ascending pts."""
+        return self._scan.timestamps
+
+    @property
+    def warning(self) -> str | None:
+        """What is wrong with a file that can still be read, or None."""
+        return self._scan.warning
+
+    def frames(self, indices: Indices) -> Iterator[Frame]:
+        """Yield the frames at ascending `indices`; one that does not decode is left out.
+
+        Raises UnreadableError if none of them decodes.
+        """
+        wanted = check_indices(indices, self.info.num_frames)
+        num_found = 0
+        for frame in self._read_runs(plan_runs(self._scan, wanted)):
+            num_found += 1
+            yield frame
+        if wanted and not num_found:
+            name = shown_name(self._path)
+            raise UnreadableError(f"{name}: none of the frames decodes; it is damaged or encrypted: copy it again")
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read_runs(self, runs: list[Run]) -> Iterator[Frame]:
+        waiting = list(runs)
+        with open_container(self._path) as container:
+            stream = _pick_threaded_stream(container, self._path)
+            while waiting:
+                packets = self._seek(container, stream, waiting[0])
+                if packets is None:
+                    break
+                yield from self._match(decode_packets(stream, packets), waiting.pop(0))
+        if waiting:
+            # The file does not seek: read all that is left in order, from a fresh start.
+            rest = Run(keyframe=None, indices=tuple(index for run in waiting for index in run.indices))
+            with open_container(self._path) as container:
+                stream = _pick_threaded_stream(container, self._path)
+                yield from self._match(decode_packets(stream, container.demux(stream)), rest)
+
+    def _seek(self, container: InputContainer, stream: VideoStream, run: Run) -> Iterator[Packet[VideoStream]] | None:
+        """Packets from the run's keyframe or earlier, never later; None if the container can not go there."""
+        if run.keyframe is None:
+            return container.demux(stream)
+        pts = int(self._scan.keyframe_pts[run.keyframe])
+        dts = int(self._scan.keyframe_dts[run.keyframe])
+        # Matroska's index holds pts, MP4's dts: a target that is too late for the file lands on a later keyframe.
+        for target in (pts, dts):
+            with suppress(av.FFmpegError, OSError):
+                container.seek(target, stream=stream)
+                packets = container.demux(stream)
+                first = next(packets, None)
+                if first is not None and _is_not_after(first, pts, dts):
+                    return chain([first], packets)
+        return None
+
+    def _match(self, decoded: Iterator[VideoFrame | None], run: Run) -> Iterator[Frame]:
+        if self._scan.is_matched_by_count:
+            yield from self._match_by_count(decoded, run)
+        else:
+            yield from self._match_by_pts(decoded, run)
+
+    def _match_by_pts(self, decoded: Iterator[VideoFrame | None], run: Run) -> Iterator[Frame]:
+        waiting = [(int(self.timestamps[index]), index) for index in reversed(run.indices)]
+        for picture in decoded:
+            if picture is None or picture.pts is None:
+                continue
+            while waiting and waiting[-1][0] < picture.pts:
+                waiting.pop()
+            if waiting and waiting[-1][0] == picture.pts:
+                yield self._convert(picture, waiting.pop()[1])
+            if not waiting:
+                return
+
+    def _match_by_count(self, decoded: Iterator[VideoFrame | None], run: Run) -> Iterator[Frame]:
+        wanted = set(run.indices)
+        for index, picture in enumerate(decoded):
+            if picture is not None and index in wanted:
+                yield self._convert(picture, index)
+            if index >= run.indices[-1]:
+                return
+
+    def _convert(self, picture: VideoFrame, index: int) -> Frame:
+        pts = int(self.timestamps[index])
+        image = np.asarray(picture.to_ndarray(format="rgb24"), dtype=np.uint8)
+        return Frame(
+            index=index,
+            pts=pts,
+            pts_seconds=float(pts * self.info.time_base),
+            image=rotate_clockwise(image, self.info.rotation_degrees),
+        )
+
+
+def plan_runs(scan: PacketScan, indices: Sequence[int]) -> list[Run]:
+    """Before each wanted frame, decode on or seek to its keyframe: whichever decodes fewer frames."""
+    runs: list[tuple[int | None, list[int]]] = []
+    position = 0
+    for index in indices:
+        target = int(scan.decode_positions[index])
+        keyframe = int(np.searchsorted(scan.keyframe_pts, scan.timestamps[index], side="right")) - 1
+        skipped = int(scan.keyframe_positions[keyframe]) - position if keyframe >= 0 else 0
+        if skipped > SEEK_COST_FRAMES:
+            runs.append((keyframe, [index]))
+        elif runs:
+            runs[-1][1].append(index)
+        else:
+            runs.append((None, [index]))
+        position = max(position, target + 1)
+    return [Run(keyframe=keyframe, indices=tuple(members)) for keyframe, members in runs]
+
+
+def decode_packets(stream: VideoStream, packets: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame | None]:
+    """Pictures in presentation order; None stands for one that does not decode or is not intact.
+
+    After a decoding error FFmpeg conceals what is missing with parts of older pictures, up to the next keyframe: those
+    pictures would pass for manipulated ones and are None too.
+    """
+    is_begun = is_broken = False
+    for packet in _read_packets(packets):
+        try:
+            pictures = stream.decode(packet)
+        except (av.FFmpegError, ValueError):
+            is_broken = True
+            if is_begun:
+                yield None
+            continue
+        for picture in pictures:
+            is_begun = True
+            is_broken = is_broken and not picture.key_frame
+            yield None if is_broken or picture.is_corrupt else picture
+
+
+def _read_packets(packets: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream] | None]:
+    """Packets with content up to the first read error, then None, which makes a decoder give out what it holds."""
+    with suppress(av.FFmpegError, OSError):
+        yield from (packet for packet in packets if packet.size > 0)
+    yield None
+
+
+def _pick_threaded_stream(container: InputContainer, path: Path) -> VideoStream:
+    stream = pick_video_stream(container, path)
+    stream.thread_type = "AUTO"
+    return stream
+
+
+def _is_not_after(packet: Packet[VideoStream], pts: int, dts: int) -> bool:
+    """Whether decoding from this packet on meets the keyframe with these times."""
+    if packet.dts is not None:
+        return packet.dts <= dts
+    return packet.is_keyframe and packet.pts is not None and packet.pts <= pts

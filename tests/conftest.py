@@ -1,0 +1,135 @@
+"""Fixtures that several test modules share: example clips, a tiny checkpoint, the program in and out of this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from typer.testing import CliRunner, Result
+
+import weights
+from tests.fork_server import ForkServer
+from tests.support import EXAMPLES, REPOSITORY, encode_png
+
+Image = npt.NDArray[np.uint8]
+Deepfake = Callable[..., Result]
+
+CROP_BOX = (94, 118, 286, 310)
+INPUT_SIZE = 64
+TINY_NETWORK = {
+    "backbone": "mobilenetv2_imagenet",
+    "num_attentions": 2,
+    "mid_features": 16,
+    "drop_path_rate": 0.0,
+}
+LOGIT_GAIN = 40.0
+"""A network with random weights hardly tells two faces apart; its last layer is amplified so that errors show."""
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The local data folder beside the repository, which is not part of it."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("local data folder ../shared is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip() -> Path:
+    """3 s of 480x480 pixels with one genuine face."""
+    return EXAMPLES / "astronaut.mp4"
+
+
+@pytest.fixture(scope="session")
+def forged_clip() -> Path:
+    """The same scene with a forged face."""
+    return EXAMPLES / "astronaut-forged.mp4"
+
+
+@pytest.fixture(scope="session")
+def detector_file() -> Path:
+    """The embedded detector's weights, by path."""
+    return Path(weights.__file__).parent / "retinaface-mobilenet0.25.safetensors"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, detector_file: Path) -> Path:
+    """A checkpoint of a small network with random weights."""
+    import torch
+
+    from pipelines.checkpoint import CheckpointHeader, save_checkpoint
+    from pipelines.models import build_model, model_config
+    from pipelines.preprocessing import Preprocessing
+    from pipelines.weights_files import file_digest
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_model("multi-attention/paper", **TINY_NETWORK)
+    state = network.state_dict()
+    state["classifier.2.weight"] = state["classifier.2.weight"] * LOGIT_GAIN
+    contract = Preprocessing(
+        input_size=INPUT_SIZE,
+        crop_box=CROP_BOX,
+        detector=str(detector_file),
+        detector_sha256=file_digest(detector_file),
+        frames=4,
+    )
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    save_checkpoint(path, state, CheckpointHeader("multi-attention/paper", model_config(network), contract))
+    return path
+
+
+@pytest.fixture(scope="session")
+def face_pictures(clip: Path, forged_clip: Path) -> dict[str, list[Image]]:
+    """Tight crops of faces, (180, 150, 3) uint8 RGB, four each under `real` and `fake`."""
+    from pipelines.video import open_video
+
+    pictures = {}
+    for label, path in (("real", clip), ("fake", forged_clip)):
+        with open_video(path) as video:
+            frames = list(video.frames([0, 4, 8, 12]))
+        pictures[label] = [np.ascontiguousarray(frame.image[40:220, 115:265]) for frame in frames]
+    return pictures
+
+
+@pytest.fixture(scope="session")
+def crowd_picture(face_pictures: dict[str, list[Image]]) -> bytes:
+    """A PNG of 600x540 pixels with twelve faces."""
+    rows = [np.concatenate([face_pictures["real"][k] for k in range(4)], axis=1) for _ in range(3)]
+    return encode_png(np.concatenate(rows))
+
+
+@pytest.fixture
+def deepfake() -> Iterator[Deepfake]:
+    """The program in this process: `deepfake("predict", path)` gives exit code, stdout and stderr."""
+    from deepfake_cli.app import app
+
+    runner = CliRunner()
+    logger = logging.getLogger("pipelines")
+    before = logger.level, logger.propagate, list(logger.handlers)
+    on_terminate = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: object, stdin: str | None = None) -> Result:
+        return runner.invoke(app, [str(argument) for argument in arguments], input=stdin)
+
+    yield run
+    for handler in logger.handlers:
+        handler.close()
+    logger.level, logger.propagate, logger.handlers = before[0], before[1], before[2]
+    signal.signal(signal.SIGTERM, on_terminate)
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[ForkServer]:
+    """The program in processes of its own, which start in a moment."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this system does not fork processes")
+    with ForkServer() as server:
+        yield server

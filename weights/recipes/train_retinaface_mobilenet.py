@@ -1,0 +1,356 @@
+"""Trains the embedded face detector, RetinaFace MobileNet-0.25, to imitate the official weights on invented scenes.
+
+The student's body starts from ImageNet weights and the rest from random ones; it sees the teacher's answers and feature
+maps, never its weights. Run it again after an interruption: it goes on from its last checkpoint, with the same images.
+
+    python weights/recipes/train_retinaface_mobilenet.py --steps 6000
+
+A second run may refine the first one's weights, with more small faces and more weight on geometry and features:
+
+    python weights/recipes/train_retinaface_mobilenet.py --steps 3000 --run-folder ../runs/detector-refined \\
+        --start-from ../runs/detector/checkpoint.pt
+
+With glibc, set MALLOC_MMAP_THRESHOLD_=4000000000 and MALLOC_TRIM_THRESHOLD_=8000000000: scenes of changing sizes
+otherwise return their memory to the system at every step, which can cost more than the arithmetic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.random import Generator
+from safetensors.torch import save_file
+from scene_synthesis import Image, compose_scene, distort, read_face_crops, read_photos
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from pipelines.faces.retinaface import ANCHORS_PER_CELL, INPUT_NORMS, build_retinaface
+
+THREADS = 2
+CROPS_EVERY = 4
+# Equal pixels per batch, so equal time per step; the large scenes teach faces of 300 px and more.
+BATCH_PLANS = ((8, 320),) * 7 + ((4, 448),) * 2 + ((2, 640),)
+PEAK_LEARNING_RATE = 2e-3
+WARM_UP_STEPS = 150
+WEIGHT_DECAY = 1e-4
+MAX_GRADIENT_NORM = 5.0
+EMA_DECAY = 0.998
+BATCH_NORM_FROZEN_SHARE = 0.35
+CHECKPOINT_SECONDS = 180.0
+LOG_EVERY_STEPS = 50
+CONFIDENT = 0.3
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What differs between the first run and the refining one."""
+
+    crowd_share: float
+    """Share of scenes with many small faces, 0..1."""
+    loss_weights: dict[str, float]
+
+
+FIRST = Phase(
+    crowd_share=0.0, loss_weights={"class": 1.0, "logit": 0.25, "box": 1.0, "landmarks": 1.5, "features": 1.0}
+)
+REFINING = Phase(
+    crowd_share=0.35, loss_weights={"class": 1.0, "logit": 0.25, "box": 2.0, "landmarks": 4.0, "features": 8.0}
+)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a network says of a batch."""
+
+    boxes: Tensor
+    """(N, A, 4) regressions."""
+    logits: Tensor
+    """(N, A), face minus background: all that the softmax over the two classes depends on."""
+    landmarks: Tensor
+    """(N, A, 10) regressions."""
+    maps: dict[str, Tensor]
+    """Feature maps (N, C, H, W) by module name."""
+
+
+class SceneBatches(Dataset[Tensor]):
+    """Batch k is a function of (seed, k) alone, so a resumed run sees what the interrupted one would have seen."""
+
+    def __init__(self, photos: list[bytes], crops: list[bytes], *, seed: int, crowd_share: float) -> None:
+        self.photos, self.crops, self.seed, self.crowd_share = photos, crops, seed, crowd_share
+
+    def _make_scene(self, size_px: int, rng: Generator) -> Image:
+        scene = compose_scene(self.photos, self.crops, size_px=size_px, rng=rng, crowd_share=self.crowd_share)
+        return distort(scene, rng)
+
+    def __getitem__(self, step: int) -> Tensor:
+        """(N, 3, H, W) uint8, BGR."""
+        cv2.setNumThreads(1)
+        rng = np.random.default_rng((self.seed, step))
+        count, size_px = BATCH_PLANS[step % len(BATCH_PLANS)]
+        scenes = [self._make_scene(size_px, rng) for _ in range(count)]
+        return torch.from_numpy(np.stack(scenes)).permute(0, 3, 1, 2).contiguous()
+
+
+class Watched:
+    """A network whose intermediate maps are kept during a forward pass."""
+
+    NAMES = ("body.stage1", "body.stage2", "body.stage3", "fpn", "ssh1", "ssh2", "ssh3")
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.maps: dict[str, Tensor] = {}
+        for name in self.NAMES:
+            network.get_submodule(name).register_forward_hook(
+                lambda _module, _inputs, output, name=name: self._keep(name, output)
+            )
+
+    def _keep(self, name: str, output: Tensor | list[Tensor]) -> None:
+        if isinstance(output, Tensor):
+            self.maps[name] = output
+        else:
+            self.maps.update({f"{name}{level}": value for level, value in enumerate(output, start=1)})
+
+    def answer(self, images: Tensor) -> Answers:
+        """Answers to (N, 3, H, W) float32 images, normalised."""
+        boxes, logits, landmarks = self.network(images)
+        maps, self.maps = self.maps, {}
+        return Answers(boxes, logits[..., 1] - logits[..., 0], landmarks, maps)
+
+
+def build_student(body_path: Path) -> nn.Module:
+    """The detector with an ImageNet body and the rest random."""
+    student = build_retinaface("mobilenet0.25")
+    imagenet = torch.load(body_path, map_location="cpu", weights_only=True)["state_dict"]
+    body = {name.removeprefix("module."): value for name, value in imagenet.items()}
+    student.get_submodule("body").load_state_dict(
+        {name: value for name, value in body.items() if not name.startswith("fc.")}, strict=True
+    )
+    return student
+
+
+def build_teacher(path: Path) -> nn.Module:
+    """The detector with the official weights, frozen; channels last, in which it is fastest."""
+    teacher = build_retinaface("mobilenet0.25")
+    teacher.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
+    return teacher.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def normalize(images: Tensor) -> Tensor:
+    """(N, 3, H, W) uint8 BGR to the network's float32 input."""
+    norm = INPUT_NORMS["mobilenet0.25"]
+    mean, std = (torch.tensor(values)[:, None, None] for values in (norm.mean, norm.std))
+    return (images.float() - mean) / std
+
+
+def imitation_losses(student: Answers, teacher: Answers) -> dict[str, Tensor]:
+    """Scalars by name: how far the student is from the teacher in scores, geometry and features."""
+    p_teacher = teacher.logits.sigmoid()
+    trust = torch.where(p_teacher > CONFIDENT, p_teacher**2, 0.0)
+    total_trust = trust.sum() + 1.0
+    return {
+        "class": _class_loss(student.logits, teacher.logits, total_trust),
+        "logit": _logit_loss(student.logits, teacher.logits),
+        "box": (_huber(student.boxes, teacher.boxes).mean(-1) * trust).sum() / total_trust,
+        "landmarks": (_huber(student.landmarks, teacher.landmarks).mean(-1) * trust).sum() / total_trust,
+        "features": _feature_loss(student.maps, teacher.maps, p_teacher),
+    }
+
+
+def _class_loss(student: Tensor, teacher: Tensor, total_trust: Tensor) -> Tensor:
+    """KL divergence per anchor: faces and background normalised apart, so the many easy anchors drown nobody."""
+    p_student, p_teacher = student.sigmoid(), teacher.sigmoid()
+    divergence = F.binary_cross_entropy_with_logits(student, p_teacher, reduction="none")
+    divergence = divergence - F.binary_cross_entropy_with_logits(teacher, p_teacher, reduction="none")
+    disagreement = (p_student - p_teacher).detach().abs()
+    weight = p_teacher + 3 * disagreement
+    return (weight * divergence).sum() / total_trust + divergence.mean()
+
+
+def _logit_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Smooth L1 on logits where the teacher sees at least a hint of a face; keeps scores on the teacher's scale."""
+    hinted = (teacher > -4.0).float()
+    return (F.smooth_l1_loss(student, teacher, reduction="none") * hinted).sum() / (hinted.sum() + 1.0)
+
+
+def _huber(student: Tensor, teacher: Tensor) -> Tensor:
+    return F.smooth_l1_loss(student, teacher, reduction="none", beta=0.05)
+
+
+def _feature_loss(student: dict[str, Tensor], teacher: dict[str, Tensor], p_teacher: Tensor) -> Tensor:
+    """Mean over maps of the share of the teacher map's variance left unexplained; cells near faces count more."""
+    nearness = _face_nearness(p_teacher, [teacher[f"ssh{level}"] for level in (1, 2, 3)])
+    shares = []
+    for name, target in teacher.items():
+        weight = 0.3 + nearness[int(name[-1]) - 1]
+        spread = (target - target.mean(dim=(0, 2, 3), keepdim=True)).square()
+        shares.append(((student[name] - target).square() * weight).sum() / (spread * weight).sum())
+    return torch.stack(shares).mean()
+
+
+def _face_nearness(p_teacher: Tensor, maps: list[Tensor]) -> list[Tensor]:
+    """Per level (N, 1, H, W) in 0..1: the highest face probability in the 3x3 cells around."""
+    sizes = [feature.shape[-2:] for feature in maps]
+    parts = p_teacher.split([height * width * ANCHORS_PER_CELL for height, width in sizes], dim=1)
+    return [
+        F.max_pool2d(part.unflatten(1, (height, width, ANCHORS_PER_CELL)).amax(-1)[:, None], 3, stride=1, padding=1)
+        for part, (height, width) in zip(parts, sizes, strict=True)
+    ]
+
+
+def learning_rate(step: int, *, steps: int, peak: float) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    warm_up = min(WARM_UP_STEPS, steps // 10)
+    if step < warm_up:
+        return peak * (step + 1) / warm_up
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
+
+def freeze_batch_norm(network: nn.Module) -> None:
+    """Statistics stay as they are: the last steps then train exactly the function that is shipped."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Moves the averaged weights and statistics a little towards the network's."""
+    for kept, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(new, 1 - decay)
+        else:
+            kept.copy_(new)
+
+
+def iterate_batches(options: argparse.Namespace, phase: Phase, first_step: int) -> Iterator[Tensor]:
+    """Batches first_step..steps, made by one process beside the training."""
+    photos = read_photos(options.photos, held_out=False)
+    crops = read_face_crops(options.faces, every=CROPS_EVERY)
+    print(f"{len(photos)} photos, {len(crops)} face crops", flush=True)
+    loader = DataLoader(
+        SceneBatches(photos, crops, seed=options.seed, crowd_share=phase.crowd_share),
+        batch_size=None,
+        sampler=range(first_step, options.steps),
+        num_workers=1,
+        prefetch_factor=12,
+        multiprocessing_context="spawn",
+    )
+    return iter(loader)
+
+
+def save_checkpoint(path: Path, state: dict[str, object]) -> None:
+    """Written beside its place and renamed, so an interruption leaves the former one whole."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def train(options: argparse.Namespace) -> nn.Module:
+    """Runs the steps that are left and returns the averaged student."""
+    torch.manual_seed(options.seed)
+    teacher = Watched(build_teacher(options.teacher))
+    student = build_student(options.body)
+    average = copy.deepcopy(student).eval().requires_grad_(False)
+    watched = Watched(student)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=options.peak_learning_rate, weight_decay=WEIGHT_DECAY)
+    parts = {"student": student, "average": average, "optimizer": optimizer}
+    checkpoint_path = options.run_folder / "checkpoint.pt"
+    first_step = 0
+    if checkpoint_path.exists():
+        checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(checkpoint[name])
+        first_step = checkpoint["step"]
+        print(f"going on from step {first_step}", flush=True)
+    elif options.start_from is not None:
+        checkpoint = torch.load(options.start_from, map_location="cpu", weights_only=True)
+        student.load_state_dict(checkpoint["average"])
+        average.load_state_dict(checkpoint["average"])
+
+    student.train()
+    frozen_from = round(options.steps * (1 - BATCH_NORM_FROZEN_SHARE))
+    phase = FIRST if options.start_from is None else REFINING
+    sums: dict[str, float] = {}
+    started = saved = time.monotonic()
+    for step, images in enumerate(iterate_batches(options, phase, first_step), start=first_step):
+        if step >= frozen_from:
+            if step == frozen_from:
+                # The averaged statistics are smoother than the latest ones, and the shipped weights use them.
+                student.load_state_dict(average.state_dict())
+            freeze_batch_norm(student)
+        inputs = normalize(images)
+        with torch.no_grad():
+            target = teacher.answer(inputs.to(memory_format=torch.channels_last))
+        losses = imitation_losses(watched.answer(inputs), target)
+        loss = sum((phase.loss_weights[name] * value for name, value in losses.items()), torch.zeros(()))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(student.parameters(), MAX_GRADIENT_NORM)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps=options.steps, peak=options.peak_learning_rate)
+        optimizer.step()
+        update_average(average, student, min(EMA_DECAY, (step + 1) / (step + 10)))
+
+        for name, value in (losses | {"total": loss}).items():
+            sums[name] = sums.get(name, 0.0) + value.item()
+        if (step + 1) % LOG_EVERY_STEPS == 0:
+            means = " ".join(f"{name} {value / LOG_EVERY_STEPS:.4f}" for name, value in sums.items())
+            seconds_per_step = (time.monotonic() - started) / (step + 1 - first_step)
+            print(f"step {step + 1}/{options.steps} {means} ({seconds_per_step:.3f} s/step)", flush=True)
+            sums = {}
+        if time.monotonic() - saved > CHECKPOINT_SECONDS or step + 1 == options.steps:
+            state = {name: part.state_dict() for name, part in parts.items()}
+            save_checkpoint(checkpoint_path, state | {"step": step + 1})
+            saved = time.monotonic()
+    return average
+
+
+def write_weights(network: nn.Module, path: Path) -> None:
+    """One safetensors file, float32, under the names of `build_retinaface`'s parameters."""
+    partial = path.with_suffix(".partial")
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, partial)
+    partial.chmod(0o644)
+    os.replace(partial, path)
+
+
+def parse_options() -> argparse.Namespace:
+    """The paths' defaults are local data, not distributed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shared = Path("../shared")
+    parser.add_argument("--photos", type=Path, default=shared / "data/scenes/photos.parquet")
+    parser.add_argument("--faces", type=Path, default=shared / "data/dfdc-faces/train.parquet")
+    parser.add_argument("--body", type=Path, default=shared / "weights/mobilenetV1X0.25_pretrain.tar")
+    parser.add_argument("--teacher", type=Path, default=shared / "weights/retinaface_mobilenet0.25_Final.pth")
+    parser.add_argument("--output", type=Path, default=Path("weights/retinaface-mobilenet0.25.safetensors"))
+    parser.add_argument("--run-folder", type=Path, default=Path("../runs/detector"), help="for the checkpoint")
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--peak-learning-rate", type=float, default=PEAK_LEARNING_RATE)
+    parser.add_argument(
+        "--start-from", type=Path, help="a finished run's checkpoint, whose averaged weights start a fresh schedule"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Trains and writes the weights."""
+    options = parse_options()
+    torch.set_num_threads(THREADS)
+    options.run_folder.mkdir(parents=True, exist_ok=True)
+    write_weights(train(options), options.output)
+    print(f"wrote {options.output} ({options.output.stat().st_size} bytes)", flush=True)
+
+
+if __name__ == "__main__":
+    main()
