@@ -71,9 +71,12 @@ def detect_faces(
     """
     config, options = config or DetectConfig(), options or RunOptions()
     upstream, upstream_provenance = open_upstream(Path(workspace), "extract-frames")
-    detector_sha256 = resolve_weights(config.detector, kind="detector").sha256
+    detector = resolve_weights(config.detector, kind="detector")
     provenance = Provenance(
-        STAGE, ROW_FORMAT, settings_of(config, detector_sha256=detector_sha256), upstream_provenance
+        STAGE,
+        ROW_FORMAT,
+        settings_of(config, detector=detector.name, detector_sha256=detector.sha256),
+        upstream_provenance,
     )
     folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite)
     videos = upstream.read_videos()

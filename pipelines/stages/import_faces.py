@@ -84,8 +84,13 @@ def import_faces(
     """
     config, options = config or ImportConfig(), options or RunOptions()
     videos = _group_videos(read_source(Path(source)))
-    detector_sha256 = "" if config.as_is else resolve_weights(config.detector, kind="detector").sha256
-    provenance = Provenance(STAGE, ROW_FORMAT, settings_of(config, detector_sha256=detector_sha256))
+    detector = None if config.as_is else resolve_weights(config.detector, kind="detector")
+    settings = settings_of(
+        config,
+        detector=detector.name if detector else "none",
+        detector_sha256=detector.sha256 if detector else "",
+    )
+    provenance = Provenance(STAGE, ROW_FORMAT, settings)
     folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite, folder_name=STANDS_FOR)
     readable = {video.row.video_id: video for video in videos if video.row.status == "ok"}
     batches = list(_make_batches(readable.values()))

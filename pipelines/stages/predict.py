@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.checkpoint import read_header
 from pipelines.config import PredictConfig, RunOptions, settings_of
-from pipelines.errors import ConfigError, DeepfakeError, ManifestError, StorageError, UnreadableError
+from pipelines.errors import CheckpointError, ConfigError, DeepfakeError, ManifestError, StorageError, UnreadableError
 from pipelines.inputs import describe_inputs, find_inputs
 from pipelines.manifest import Provenance, digest_json, read_table
 from pipelines.preprocessing import Preprocessing
@@ -154,10 +154,22 @@ def resolve_settings(config: PredictConfig, faces: Provenance | None = None) -> 
         detector, sha256 = faces.settings["detector"], faces.settings["detector_sha256"]
     else:
         detector = config.detector or contract.detector
-        sha256 = resolve_weights(detector, kind="detector").sha256
+        sha256 = _resolve_detector(config, contract).sha256
     if contract.detector_sha256 and sha256 and sha256 != contract.detector_sha256:
         log.warning("the checkpoint was trained with the detector %s, this run uses %s", contract.detector, detector)
     return Settings(config, checkpoint, contract, detector, sha256, faces)
+
+
+def _resolve_detector(config: PredictConfig, contract: Preprocessing) -> WeightsFile:
+    try:
+        return resolve_weights(config.detector or contract.detector, kind="detector")
+    except CheckpointError as error:
+        if config.detector:
+            raise
+        raise CheckpointError(
+            f"the checkpoint was trained with the detector {contract.detector}, which is not part of the package; "
+            "pass its file with --detector"
+        ) from error
 
 
 class _LazyScorer:

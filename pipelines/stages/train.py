@@ -77,7 +77,7 @@ def train(
     provenance = Provenance(
         STAGE,
         ROW_FORMAT,
-        settings_of(config, init_sha256=_init_digest(config.init), data_sha256=_data_digest(train_rows, val_rows)),
+        settings_of(config, **_describe_init(config.init), data_sha256=_data_digest(train_rows, val_rows)),
         upstream_provenance,
     )
     folder = _open_run(Path(workspace), run, provenance, overwrite=options.overwrite)
@@ -103,19 +103,22 @@ def train(
 
 def make_contract(config: TrainConfig, upstream: Provenance) -> Preprocessing:
     """The preprocessing that a checkpoint of this run must be used with."""
-    settings = upstream.settings
-    return Preprocessing(
-        margin=settings["margin"],
+    faces = upstream.settings
+    mean, std = _normalisation_of(config.backbone)
+    geometry = Preprocessing(
+        margin=faces["margin"],
         crop_box=config.crop_box,
         input_size=config.input_size,
-        mean=_normalisation_of(config.backbone)[0],
-        std=_normalisation_of(config.backbone)[1],
-        detector=Path(settings["detector"]).name,
-        detector_sha256=settings["detector_sha256"],
-        max_side=settings.get("max_side", Preprocessing.max_side),
-        min_score=settings["min_score"] if "max_side" in settings else Preprocessing.min_score,
+        mean=mean,
+        std=std,
         frames=config.frames,
     )
+    if not faces["detector_sha256"]:  # faces imported as they were: `predict` uses the default detector
+        return geometry
+    contract = replace(geometry, detector=faces["detector"], detector_sha256=faces["detector_sha256"])
+    if upstream.stage == "import-faces":  # its thresholds are for pictures that are known to be a face
+        return contract
+    return replace(contract, max_side=faces["max_side"], min_score=faces["min_score"])
 
 
 def _make_trainer(config: TrainConfig, options: RunOptions) -> Trainer:
@@ -278,8 +281,12 @@ def _restore(trainer: Trainer, path: Path) -> None:
         raise ManifestError(f"{path} can not be read ({error}); start the run again with --overwrite") from error
 
 
-def _init_digest(init: str) -> str | None:
-    return None if init == "none" else resolve_weights(init, kind="checkpoint").sha256
+def _describe_init(init: str) -> dict[str, str | None]:
+    """The initial weights by name and digest: where the file lies changes nothing."""
+    if init == "none":
+        return {"init": "none", "init_sha256": None}
+    file = resolve_weights(init, kind="checkpoint")
+    return {"init": file.name, "init_sha256": file.sha256}
 
 
 def _data_digest(train_rows: Sequence[VideoRow], val_rows: Sequence[VideoRow]) -> str:

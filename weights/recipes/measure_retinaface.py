@@ -12,27 +12,23 @@ import argparse
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
-import av
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from scene_synthesis import compose_scene, decode, distort, read_face_crops, read_photos
-from torch import Tensor, nn
-from torchvision.ops import box_iou, nms
+from torch import Tensor
+from torchvision.ops import box_iou
 
-from pipelines.faces.anchors import anchors_for, decode_boxes, decode_landmarks
-from pipelines.faces.retinaface import INPUT_NORMS, build_retinaface
+from pipelines.faces.detector import FaceDetector, load_detector
+from pipelines.video import open_video
+from pipelines.video.frames import ChosenFrames
 
 THREADS = 2
 MAX_SIDE_PX = 960
 MIN_FACE_PX = 16.0
 MIN_IOU = 0.5
-NMS_IOU = 0.4
 TRUTH_SCORE = 0.8
 HINT_SCORE = 0.3
 CANDIDATE_SCORES = (0.5, 0.8)
@@ -93,22 +89,15 @@ class Tally:
         }
 
 
-@torch.inference_mode()
-def detect(network: nn.Module, image_rgb: RgbImage, max_side: int, min_score: float) -> Faces:
-    """Faces of the image reduced to at most `max_side` px, best first."""
-    scale = min(1.0, max_side / max(image_rgb.shape[:2]))
-    if scale < 1:
-        image_rgb = cv2.resize(image_rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    norm = INPUT_NORMS["mobilenet0.25"]
-    ordered = image_rgb[:, :, ::-1] if norm.color_order == "bgr" else image_rgb
-    pixels = (ordered.astype(np.float32) - np.float32(norm.mean)) / np.float32(norm.std)
-    inputs = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
-    boxes, logits, landmarks = (output[0] for output in network(inputs))
-    scores = logits.softmax(dim=-1)[:, 1]
-    likely = scores >= min_score
-    anchors = anchors_for(*image_rgb.shape[:2])[likely]
-    faces = Faces(decode_boxes(boxes[likely], anchors), scores[likely], decode_landmarks(landmarks[likely], anchors))
-    return faces.where(nms(faces.boxes, faces.scores, NMS_IOU))
+def detect(detector: FaceDetector, image_rgb: RgbImage) -> Faces:
+    """Faces of the image in pixels of the network's input, best first."""
+    found = detector.detect([image_rgb])[0]
+    scale = min(1.0, detector.max_side / max(image_rgb.shape[:2]))
+    return Faces(
+        boxes=torch.from_numpy(found.boxes * scale),
+        scores=torch.from_numpy(found.scores),
+        landmarks=torch.from_numpy(found.landmarks * scale),
+    )
 
 
 def match(truths: Faces, candidates: Faces) -> list[tuple[int, int]]:
@@ -145,23 +134,22 @@ def count(tally: Tally, official: Faces, candidates: Faces) -> None:
     tally.hinted += sum(bool(judged[column]) for _, column in match(official, candidates))
 
 
-def measure(official: nn.Module, candidate: nn.Module, images: Iterable[RgbImage]) -> dict[str, dict[str, float]]:
+def measure(official: FaceDetector, candidate: FaceDetector, images: Iterable[RgbImage]) -> dict[str, dict[str, float]]:
     """The figures of one set of images by the candidate's minimal score."""
     tallies = {score: Tally() for score in CANDIDATE_SCORES}
     for image in images:
-        expected = detect(official, image, MAX_SIDE_PX, HINT_SCORE)
-        answers = detect(candidate, image, MAX_SIDE_PX, min(CANDIDATE_SCORES))
+        expected = detect(official, image)
+        answers = detect(candidate, image)
         for score, tally in tallies.items():
             count(tally, expected, answers.where(answers.scores >= score))
     return {f"score>={score}": tally.summary() for score, tally in tallies.items()}
 
 
 def read_frames(path: Path, frame_count: int) -> Iterator[RgbImage]:
-    """About `frame_count` frames spread evenly over the video."""
-    with av.open(str(path)) as container:
-        every = max(1, container.streams.video[0].frames // frame_count)
-        for frame in islice(container.decode(video=0), every // 2, None, every):
-            yield frame.to_ndarray(format="rgb24")
+    """`frame_count` frames spread evenly over the video."""
+    with open_video(path) as video:
+        for frame in ChosenFrames(video, path, count=frame_count):
+            yield frame.image
 
 
 def make_mosaics(
@@ -185,14 +173,6 @@ def gather_sets(options: argparse.Namespace) -> Iterator[tuple[str, Iterable[Rgb
     yield "mosaics", make_mosaics(photos, crops, distorted=False)
     yield "distorted mosaics", make_mosaics(photos, crops, distorted=True)
     yield "crowds", make_mosaics(photos, crops, distorted=False, crowd_share=1.0)
-
-
-def load_networks(options: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
-    """The official and the candidate network, ready to be asked."""
-    official, candidate = build_retinaface("mobilenet0.25"), build_retinaface("mobilenet0.25")
-    official.load_state_dict(torch.load(options.official, map_location="cpu", weights_only=True), strict=True)
-    candidate.load_state_dict(load_file(options.candidate), strict=True)
-    return official.eval(), candidate.eval()
 
 
 def print_table(results: dict[str, dict[str, dict[str, float]]]) -> None:
@@ -225,7 +205,10 @@ def main() -> None:
     """Measures every set and prints the table."""
     options = parse_options()
     torch.set_num_threads(THREADS)
-    official, candidate = load_networks(options)
+    official, candidate = (
+        load_detector(str(path), max_side=MAX_SIDE_PX, min_score=HINT_SCORE)
+        for path in (options.official, options.candidate)
+    )
     results = {name: measure(official, candidate, images) for name, images in gather_sets(options)}
     print_table(results)
     if options.json is not None:

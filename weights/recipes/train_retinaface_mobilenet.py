@@ -21,7 +21,7 @@ import copy
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from scene_synthesis import Image, compose_scene, distort, read_face_crops, read
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from pipelines.faces.anchors import STRIDES_PX
 from pipelines.faces.retinaface import ANCHORS_PER_CELL, INPUT_NORMS, build_retinaface
 
 THREADS = 2
@@ -50,6 +51,8 @@ BATCH_NORM_FROZEN_SHARE = 0.35
 CHECKPOINT_SECONDS = 180.0
 LOG_EVERY_STEPS = 50
 CONFIDENT = 0.3
+SCORE_OF_SCALE = 0.8
+SCALE_BATCHES = 200
 
 
 @dataclass(frozen=True)
@@ -233,15 +236,15 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
             kept.copy_(new)
 
 
-def iterate_batches(options: argparse.Namespace, phase: Phase, first_step: int) -> Iterator[Tensor]:
-    """Batches first_step..steps, made by one process beside the training."""
+def iterate_batches(options: argparse.Namespace, phase: Phase, first_step: int, end_step: int) -> Iterator[Tensor]:
+    """Batches first_step..end_step, made by one process beside the training."""
     photos = read_photos(options.photos, held_out=False)
     crops = read_face_crops(options.faces, every=CROPS_EVERY)
     print(f"{len(photos)} photos, {len(crops)} face crops", flush=True)
     loader = DataLoader(
         SceneBatches(photos, crops, seed=options.seed, crowd_share=phase.crowd_share),
         batch_size=None,
-        sampler=range(first_step, options.steps),
+        sampler=range(first_step, end_step),
         num_workers=1,
         prefetch_factor=12,
         multiprocessing_context="spawn",
@@ -283,7 +286,7 @@ def train(options: argparse.Namespace) -> nn.Module:
     phase = FIRST if options.start_from is None else REFINING
     sums: dict[str, float] = {}
     started = saved = time.monotonic()
-    for step, images in enumerate(iterate_batches(options, phase, first_step), start=first_step):
+    for step, images in enumerate(iterate_batches(options, phase, first_step, options.steps), start=first_step):
         if step >= frozen_from:
             if step == frozen_from:
                 # The averaged statistics are smoother than the latest ones, and the shipped weights use them.
@@ -314,6 +317,39 @@ def train(options: argparse.Namespace) -> nn.Module:
             save_checkpoint(checkpoint_path, state | {"step": step + 1})
             saved = time.monotonic()
     return average
+
+
+@torch.no_grad()
+def match_score_scale(student: nn.Module, teacher: nn.Module, batches: Iterable[Tensor]) -> list[float]:
+    """Shifts the student's face logits, level by level, until as many anchors pass 0.8 as with the teacher.
+
+    A distilled network is less sure than its teacher, so a threshold would mean something else. Changes the biases of the
+    classification heads in place and returns the shifts.
+    """
+    student_logits: list[list[Tensor]] = [[], [], []]
+    teacher_passed = [0, 0, 0]
+    threshold = math.log(SCORE_OF_SCALE / (1 - SCORE_OF_SCALE))
+    for images in batches:
+        inputs = normalize(images).to(memory_format=torch.channels_last)
+        sizes = [
+            ANCHORS_PER_CELL * (-(-images.shape[2] // stride)) * (-(-images.shape[3] // stride))
+            for stride in STRIDES_PX
+        ]
+        for network, is_teacher in ((student, False), (teacher, True)):
+            logits = network(inputs)[1]
+            parts = (logits[..., 1] - logits[..., 0]).split(sizes, dim=1)
+            for level, part in enumerate(parts):
+                if is_teacher:
+                    teacher_passed[level] += int((part > threshold).sum())
+                else:
+                    student_logits[level].append(part.flatten().topk(min(part.numel(), 4000)).values)
+    shifts = []
+    for level, (logits, passed) in enumerate(zip(student_logits, teacher_passed, strict=True)):
+        ranked = torch.cat(logits).sort(descending=True).values
+        shift = threshold - float(ranked[min(max(passed, 1), len(ranked)) - 1])
+        student.get_submodule(f"ClassHead.{level}.conv1x1").bias[1::2] += shift
+        shifts.append(shift)
+    return shifts
 
 
 def write_weights(network: nn.Module, path: Path) -> None:
@@ -348,7 +384,11 @@ def main() -> None:
     options = parse_options()
     torch.set_num_threads(THREADS)
     options.run_folder.mkdir(parents=True, exist_ok=True)
-    write_weights(train(options), options.output)
+    student = train(options)
+    scenes = iterate_batches(options, REFINING, options.steps, options.steps + SCALE_BATCHES)
+    shifts = match_score_scale(student, build_teacher(options.teacher), scenes)
+    print("shifts of the face logits by level:", " ".join(f"{shift:.3f}" for shift in shifts), flush=True)
+    write_weights(student, options.output)
     print(f"wrote {options.output} ({options.output.stat().st_size} bytes)", flush=True)
 
 
