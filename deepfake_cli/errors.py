@@ -47,7 +47,11 @@ class ErrorBoundary(TyperGroup):
 
 
 def _print_error(error: DeepfakeError) -> None:
-    typer.echo(f"error: {error}", err=True)
+    """As one line, whatever a file's name or another library's message brings along."""
+    from deepfake_cli.printing import printable
+
+    message = " ".join(line.strip() for line in str(error).splitlines())
+    typer.echo(f"error: {printable(message)}", err=True)
 
 
 def _raise_on_sigterm() -> None:

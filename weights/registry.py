@@ -38,7 +38,7 @@ REGISTRY: dict[str, WeightsEntry] = {
         WeightsEntry(
             name="retinaface-mobilenet0.25",
             kind="detector",
-            sha256="",
+            sha256="7846cad73700e4b5bc31eeba6cbf1815973f25cfb6a1d201b7a9fee3c6bde12d",
             licence=RESEARCH_LICENCE,
             description="default detector: RetinaFace MobileNet-0.25, trained here",
             file="retinaface-mobilenet0.25.safetensors",
