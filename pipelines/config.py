@@ -151,6 +151,7 @@ class TrainConfig:
             "warmup_steps",
             "weight_decay",
             "ril_weight",
+            "seed",
         ):
             _check(getattr(self, name) >= 0, name, "must be >= 0", getattr(self, name))
         _check(
@@ -207,9 +208,10 @@ def settings_of(config: Any, **extra: Any) -> dict[str, Any]:
 
 
 def check_crop_box(box: tuple[int, ...], aligned_size: int) -> None:
-    """Refuse a box that does not lie inside the aligned frame."""
+    """Refuse a box that is no square inside the aligned frame."""
     inside = len(box) == 4 and 0 <= box[0] < box[2] <= aligned_size and 0 <= box[1] < box[3] <= aligned_size
-    _check(inside, "crop_box", f"must be x0 y0 x1 y1 inside 0..{aligned_size}", box)
+    is_square = inside and box[2] - box[0] == box[3] - box[1]
+    _check(is_square, "crop_box", f"must be a square x0 y0 x1 y1 inside 0..{aligned_size}", box)
 
 
 def _check(ok: bool, name: str, rule: str, got: object) -> None:

@@ -204,6 +204,7 @@ class StageRun(Generic[Item]):
                         running[pool.submit(self._process_one, item)] = item
 
     def _process_one(self, item: Item) -> Exception | None:
+        """The failure, if there is one, without its traceback: that would hold the frames that were in work."""
         try:
             result = self.process(item)
             notes = {"status": result.status} | ({"note": result.note} if result.note else {})
@@ -212,12 +213,12 @@ class StageRun(Generic[Item]):
         except ConfigError:
             raise
         except DeepfakeError as error:
-            return error
+            return error.with_traceback(None)
         except OSError as error:
             return storage_error(error, Path(error.filename or self.folder.root))
         except Exception as error:  # one strange file must not end a run of thousands; the traceback goes to the log
             log.exception("%s failed on %s", self.provenance.stage, self.id_of(item))
-            return error
+            return error.with_traceback(None)
         return None
 
     def finish(self, videos: Sequence[VideoRow], item_ids: Iterable[str]) -> None:

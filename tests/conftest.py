@@ -1,9 +1,10 @@
-"""Fixtures that several test modules share: example clips, a tiny checkpoint, the program in and out of this process."""
+"""Fixtures that several test modules share: clips, a tiny checkpoint, the program in and out of this process."""
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ import weights
 from tests.fork_server import ForkServer
 from tests.support import EXAMPLES, REPOSITORY, encode_png
 
+# The networks of the tests are so small that threads only get into each other's way; torch is imported later than this.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 Image = npt.NDArray[np.uint8]
 Deepfake = Callable[..., Result]
 
@@ -28,8 +32,9 @@ TINY_NETWORK = {
     "mid_features": 16,
     "drop_path_rate": 0.0,
 }
-LOGIT_GAIN = 40.0
-"""A network with random weights hardly tells two faces apart; its last layer is amplified so that errors show."""
+LOGIT_GAIN = 200.0
+"""A network with random weights hardly tells two faces apart: its last layer is amplified, around one face, so that
+mixed-up frames and crops show."""
 
 
 @pytest.fixture(scope="session")
@@ -54,26 +59,33 @@ def forged_clip() -> Path:
 
 
 @pytest.fixture(scope="session")
-def detector_file() -> Path:
-    """The embedded detector's weights, by path."""
-    return Path(weights.__file__).parent / "retinaface-mobilenet0.25.safetensors"
+def detector_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the embedded detector's weights: a file like anybody's own."""
+    file = Path(weights.__file__).parent / "retinaface-mobilenet0.25.safetensors"
+    return Path(shutil.copy(file, tmp_path_factory.mktemp("detector")))
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, detector_file: Path) -> Path:
+def checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, detector_file: Path, face_pictures: dict[str, list[Image]]
+) -> Path:
     """A checkpoint of a small network with random weights."""
     import torch
 
     from pipelines.checkpoint import CheckpointHeader, save_checkpoint
     from pipelines.models import build_model, model_config
-    from pipelines.preprocessing import Preprocessing
+    from pipelines.preprocessing import Preprocessing, resize_square, to_network_input
     from pipelines.weights_files import file_digest
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = build_model("multi-attention/paper", **TINY_NETWORK)
+        network = build_model("multi-attention/paper", **TINY_NETWORK).eval()
     state = network.state_dict()
-    state["classifier.2.weight"] = state["classifier.2.weight"] * LOGIT_GAIN
+    state["classifier.2.weight"] *= LOGIT_GAIN
+    state["classifier.2.bias"] *= 0
+    face = resize_square(face_pictures["real"][0], INPUT_SIZE)
+    with torch.inference_mode():
+        state["classifier.2.bias"] -= network(to_network_input([face], Preprocessing())).logits[0]
     contract = Preprocessing(
         input_size=INPUT_SIZE,
         crop_box=CROP_BOX,
@@ -104,6 +116,19 @@ def crowd_picture(face_pictures: dict[str, list[Image]]) -> bytes:
     """A PNG of 600x540 pixels with twelve faces."""
     rows = [np.concatenate([face_pictures["real"][k] for k in range(4)], axis=1) for _ in range(3)]
     return encode_png(np.concatenate(rows))
+
+
+@pytest.fixture(scope="session")
+def faces_workspace(
+    tmp_path_factory: pytest.TempPathFactory, clip: Path, forged_clip: Path, detector_file: Path
+) -> Path:
+    """A workspace with four frames of both clips and their faces. Copy it to change it."""
+    from pipelines import DetectConfig, ExtractConfig, detect_faces, extract_frames
+
+    work = tmp_path_factory.mktemp("faces") / "work"
+    extract_frames([clip, forged_clip], work, ExtractConfig(frames=4))
+    detect_faces(work, DetectConfig(detector=str(detector_file)))
+    return work
 
 
 @pytest.fixture

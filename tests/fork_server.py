@@ -1,11 +1,12 @@
 """Runs the program in processes of its own that start in a moment: they are forked from one that has imported torch.
 
-They can be killed before their n-th change to a folder, given a limit on the size of files, and sent signals: what only a
-real process can suffer.
+They can be killed before their n-th change to a folder, given a limit on the size of files, and sent signals: what only
+a real process can suffer.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -140,6 +141,8 @@ class ForkServer:
 
 def serve() -> None:
     """Import what is slow to import, then fork a process for each line of standard input."""
+    import pandas  # noqa: F401 - by pyarrow, when it first meets a value
+
     import pipelines.scoring.video_scorer
     import pipelines.stages.detect_faces
     import pipelines.stages.extract_frames
@@ -149,6 +152,7 @@ def serve() -> None:
     import pipelines.training.loop  # noqa: F401
     from deepfake_cli.app import app  # noqa: F401
 
+    gc.freeze()  # what is imported stays shared between the processes
     for line in sys.stdin:
         request = json.loads(line)
         pid = os.fork()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def settle(network: nn.Module, run: Callable[[], Any]) -> None:
-    """Give every batch norm the statistics of what it sees while `run` works, so random weights neither vanish nor explode."""
+    """Give every batch norm the statistics of what it sees in `run`, so random weights neither vanish nor explode."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     before = [norm.momentum for norm in norms]
     for norm in norms:

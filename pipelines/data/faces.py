@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.errors import DatasetError
 from pipelines.image_files import read_image
 from pipelines.preprocessing import Preprocessing, cut_input, resize_square
 
@@ -81,6 +82,8 @@ def draw_balanced(faces: Sequence[Face], count: int, rng: np.random.Generator) -
     by_class: list[dict[str, list[int]]] = [{}, {}]
     for index, face in enumerate(faces):
         by_class[face.label].setdefault(face.video_id, []).append(index)
+    if not all(by_class):
+        raise DatasetError("one class has no faces to train on; add videos of it")
     streams = [_endless_faces(list(videos.values()), rng) for videos in by_class]
     return [next(streams[position % 2]) for position in range(count)]
 

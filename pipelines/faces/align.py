@@ -21,6 +21,8 @@ TEMPLATE: Points = np.array(
 """(5, 2): left eye, right eye, nose, left and right mouth corner (left in the image), in a 380x380 crop.
 
 The template that the paper's first author published with an earlier detector, scaled from 320 to 380."""
+SHRINK_BELOW = 0.7
+"""Scale under which the source is averaged down first; a milder reduction would only lose sharpness."""
 _BORDERS = {"black": cv2.BORDER_CONSTANT, "replicate": cv2.BORDER_REPLICATE}
 
 
@@ -95,21 +97,22 @@ def _as_complex(points: Points) -> npt.NDArray[np.complex128]:
 
 def _warp(image: Image, transform: Points, size_px: int, border: Border) -> Image:
     scale = float(np.hypot(transform[0, 0], transform[1, 0]))
-    if scale < 0.5:  # bilinear sampling would skip source pixels: average them first
-        image, transform = _shrink_region(image, transform, size_px, int(1 / scale))
+    if scale < SHRINK_BELOW:  # bilinear sampling would skip source pixels: average them first
+        image, transform = _shrink_region(image, transform, size_px, 1 / scale)
     warped = cv2.warpAffine(image, transform, (size_px, size_px), flags=cv2.INTER_LINEAR, borderMode=_BORDERS[border])
     return np.asarray(warped, dtype=np.uint8)
 
 
-def _shrink_region(image: Image, transform: Points, size_px: int, factor: int) -> tuple[Image, Points]:
+def _shrink_region(image: Image, transform: Points, size_px: int, factor: float) -> tuple[Image, Points]:
     """The region that the crop shows, `factor` times smaller, and the transform from there."""
     corners = _source_corners(transform, size_px)
-    x0, y0 = np.maximum(np.floor(corners.min(axis=0)).astype(int) - factor, 0)
-    x1, y1 = np.ceil(corners.max(axis=0)).astype(int) + factor + 1
+    reach = int(np.ceil(factor))
+    x0, y0 = np.maximum(np.floor(corners.min(axis=0)).astype(int) - reach, 0)
+    x1, y1 = np.ceil(corners.max(axis=0)).astype(int) + reach + 1
     region = image[y0:y1, x0:x1]
     if region.size == 0:
         return image, transform
-    size = max(1, region.shape[1] // factor), max(1, region.shape[0] // factor)
+    size = max(1, round(region.shape[1] / factor)), max(1, round(region.shape[0] / factor))
     small = cv2.resize(region, size, interpolation=cv2.INTER_AREA)
     fx, fy = region.shape[1] / size[0], region.shape[0] / size[1]
     # pixel centres: small index i covers region indices around (i + 0.5) f - 0.5

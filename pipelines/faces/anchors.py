@@ -19,6 +19,7 @@ NUM_LANDMARKS = 5
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # the cached tensor must serve training too
 def anchors_for(height_px: int, width_px: int) -> Tensor:
     """Anchors of one input size, (A, 4) float32 as centre x, centre y, width, height in pixels.
 

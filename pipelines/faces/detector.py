@@ -86,10 +86,12 @@ class FaceDetector:
         to_image = np.array([width_px / size[0], height_px / size[1]])
         limits = np.array([width_px, height_px] * 2)
         return [
-            Faces(
-                boxes=np.clip(_to_numpy(boxes[picture == i]) * np.tile(to_image, 2), 0, limits),
-                scores=_to_numpy(scores[picture == i]),
-                landmarks=_to_numpy(landmarks[picture == i]) * to_image,
+            _drop_outside(
+                Faces(
+                    boxes=np.clip(_to_numpy(boxes[picture == i]) * np.tile(to_image, 2), 0, limits),
+                    scores=_to_numpy(scores[picture == i]),
+                    landmarks=_to_numpy(landmarks[picture == i]) * to_image,
+                )
             )
             for i in range(len(images))
         ]
@@ -122,6 +124,9 @@ def select_faces(
         keep = scores > min_score
     picture, anchor = keep.nonzero(as_tuple=True)
     boxes = decode_boxes(regressions[picture, anchor].float(), anchors[anchor])
+    # batched_nms moves pictures apart by the largest coordinate: one absurd box would cost all of them their precision
+    reach = 2 * float(anchors[:, :2].max())
+    boxes = boxes.clamp(-reach, 2 * reach)
     chosen = batched_nms(boxes, scores[picture, anchor], picture, NMS_IOU)
     picture, anchor = picture[chosen], anchor[chosen]
     landmarks = decode_landmarks(landmark_regressions[picture, anchor].float(), anchors[anchor])
@@ -168,6 +173,12 @@ def _network_in(state: dict[str, Tensor]) -> NetworkName | None:
     if "ClassHead.0.conv1x1.weight" not in state:
         return None
     return "mobilenet0.25" if "body.stage1.0.0.weight" in state else "resnet50"
+
+
+def _drop_outside(faces: Faces) -> Faces:
+    """Without the faces of which nothing lies inside the picture."""
+    inside = (faces.boxes[:, 2:] > faces.boxes[:, :2]).all(axis=1)
+    return Faces(faces.boxes[inside], faces.scores[inside], faces.landmarks[inside])
 
 
 def _resize(image: Image, size: tuple[int, int]) -> Image:

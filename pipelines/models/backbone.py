@@ -54,7 +54,8 @@ class Backbone(nn.Module):
         self.attention_stage = _stage_of(attention_tap, name, len(stage_channels))
         self.texture_channels = stage_channels[self.texture_stage]
         self.attention_channels = stage_channels[self.attention_stage]
-        self.final_channels = int(getattr(net, "head_hidden_size", None) or net.num_features)
+        has_head_convolution = isinstance(net, EfficientNet)
+        self.final_channels = int(net.head_hidden_size if has_head_convolution else net.num_features)
 
     def forward(self, images: Tensor) -> BackboneMaps:
         """Maps at the two taps and the last one, from images (N, 3, H, W)."""
@@ -105,13 +106,19 @@ def build_timm_network(name: str, *, drop_path_rate: float = 0.0) -> Any:
         if not timm.is_model(name):
             close = timm.list_models(f"*{name}*")[:5] or timm.list_models("*efficientnet_b*")[:5]
             raise ValueError(f"timm has no network {name!r}; for example: {', '.join(close)}")
-        # Some of timm's networks do not know the argument: it is passed only where it says something.
-        options: dict[str, Any] = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
-        net = timm.create_model(name, pretrained=False, num_classes=NUM_CLASSES, **options)
+        net = _create_timm_network(name, drop_path_rate)
     head = net.get_classifier()
     nn.init.normal_(head.weight, std=HEAD_INIT_STD)
     nn.init.zeros_(head.bias)
     return net
+
+
+def _create_timm_network(name: str, drop_path_rate: float) -> Any:
+    """Some of timm's networks (Xception, VGG, DenseNet) have no stochastic depth and do not know the argument."""
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=NUM_CLASSES, drop_path_rate=drop_path_rate)
+    except TypeError:
+        return timm.create_model(name, pretrained=False, num_classes=NUM_CLASSES)
 
 
 def list_stage_channels(net: Any) -> list[int]:
@@ -122,8 +129,7 @@ def list_stage_channels(net: Any) -> list[int]:
 
 
 def _out_channels(stage: nn.Module) -> int:
-    convolutions = [m for m in stage.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
-    return convolutions[-1].out_channels
+    return [module for module in stage.modules() if isinstance(module, nn.Conv2d)][-1].out_channels
 
 
 def _stage_of(tap: str, backbone: str, num_stages: int) -> int:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipelines.config import TrainConfig
-from pipelines.data.faces import Face, FaceImages, draw_balanced, load_batches
+from pipelines.data.faces import FaceImages, draw_balanced, load_batches
 from pipelines.errors import TrainingDivergedError
 from pipelines.models.multi_attention.network import MultiAttentionDetector
 from pipelines.preprocessing import to_network_input
@@ -206,17 +206,6 @@ class Trainer:
         self.ril.load_state_dict(state["ril"])
         self.rows = [EpochRow(**row) for row in state["rows"]]
         self.finished_epochs = len(self.rows)
-
-
-def faces_of(rows: Sequence[tuple[Face, ...]], limit: int | None = None) -> list[Face]:
-    """The faces of all videos; at most `limit` of each, spread evenly."""
-    chosen: list[Face] = []
-    for faces in rows:
-        if limit is None or len(faces) <= limit:
-            chosen += faces
-        else:
-            chosen += [faces[int(i)] for i in np.linspace(0, len(faces) - 1, limit).round()]
-    return chosen
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -15,7 +15,7 @@ BATCH_NORM_EPS = 1e-5
 
 
 def average_patches(features: Array, size: tuple[int, int]) -> Array:
-    """D: (N, C, H, W) averaged over size[0] x size[1] patches that cover the map (they share a row where H / h is odd)."""
+    """D: (N, C, H, W) averaged over size[0] x size[1] patches that cover the map; neighbours share an uneven row."""
     height, width = features.shape[-2:]
     pooled = np.empty((*features.shape[:2], *size))
     for i in range(size[0]):
@@ -60,7 +60,8 @@ def pool_rows(maps: Array, features: Array) -> Array:
 def pool_weighted(maps: Array, features: Array) -> Array:
     """G: the mean of the features, weighted by the sum of the maps."""
     weights = maps.sum(axis=1, keepdims=True) + 1e-8
-    return (features * weights).sum(axis=(2, 3)) / weights.sum(axis=(2, 3))
+    pooled: Array = (features * weights).sum(axis=(2, 3)) / weights.sum(axis=(2, 3))
+    return pooled
 
 
 def attend(features: Tensor, state: Mapping[str, Tensor], prefix: str = "") -> Tensor:

@@ -13,7 +13,7 @@ from pipelines.models.backbone import Backbone, list_stage_channels
 from pipelines.weights_files import read_state
 from tests.networks import random_images, settle, shared_file
 
-TAPS: dict[str, tuple[dict[str, str], int, list[tuple[int, ...]]]] = {
+TAPS: dict[str, tuple[dict[str, Any], int, list[tuple[int, ...]]]] = {
     "mobilenetv2_imagenet": ({}, 64, [(24, 16, 16), (96, 4, 4), (1280, 2, 2)]),
     "mobilenetv2_imagenet at an odd size": ({}, 75, [(24, 19, 19), (96, 5, 5), (1280, 3, 3)]),
     "mobilenetv2_imagenet at other taps": (
@@ -120,7 +120,7 @@ def test_an_unknown_backbone_is_answered_with_names_that_exist() -> None:
 @pytest.mark.parametrize("which", ["texture_tap", "attention_tap"])
 def test_an_unknown_tap_is_answered_with_the_taps_that_exist(which: str, tap: str) -> None:
     with pytest.raises(ValueError, match=rf"mobilenetv2_imagenet has no tap '{tap}'; it has L1\.\.L7"):
-        Backbone("mobilenetv2_imagenet", **{which: tap})
+        build_model("multi-attention/paper", backbone="mobilenetv2_imagenet", **{which: tap})
 
 
 def test_an_unknown_model_is_answered_with_the_known_ones() -> None:

@@ -101,7 +101,7 @@ def test_the_forward_pass_is_the_paper_s_data_flow(settled: MultiAttentionDetect
     semantics = reference.pool_weighted(reference.resize_aligned(weights, (3, 3)), maps.final.double().numpy())
 
     def linear(name: str, x: Tensor) -> Tensor:
-        return x @ state[name + ".weight"].T + state[name + ".bias"]
+        return torch.addmm(state[name + ".bias"], x, state[name + ".weight"].T)
 
     local = torch.from_numpy(regions.reshape(2, -1)).float()
     local = reference.hardswish(linear("local_head.2", reference.hardswish(linear("local_head.0", local))))

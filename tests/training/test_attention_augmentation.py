@@ -39,7 +39,7 @@ def test_attention_one_on_a_region_gives_exactly_the_degraded_image_there() -> N
 
 
 def test_attention_in_between_mixes_by_equation_6() -> None:
-    """A map that falls from 2 on the left to 0 on the right, two samples wide: its resize is a straight line from 1 to 0."""
+    """A map of two samples, 2 on the left and 0 on the right: resized and normalised it is a line from 1 to 0."""
     images, maps = _images(), torch.tensor([[2.0, 0.0], [2.0, 0.0]]).expand(2, 1, 2, 2)
     degraded, _ = AUGMENT(images, maps, _generator())
     weight = np.linspace(1, 0, 48)

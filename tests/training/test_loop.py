@@ -48,10 +48,8 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Face], list[Fa
     made: list[Face] = []
     for number in range(16):
         label, video = number % 2, f"video{number // 4}-{number % 2}"
-        if label:
-            image = np.repeat((checkers * (120 + 8 * number))[..., None], 3, axis=2)
-        else:
-            image = rng.integers(0, 256, (380, 380, 3))
+        noise = rng.integers(0, 256, (380, 380, 3))
+        image = np.repeat((checkers * (120 + 8 * number))[..., None], 3, axis=2) if label else noise
         path = folder / f"{number}.png"
         cv2.imwrite(str(path), image.astype(np.uint8))
         made.append(Face(path, label, video))
@@ -88,7 +86,7 @@ def _tensors(value: Any, name: str = "") -> dict[str, Any]:
     if isinstance(value, dict):
         items = value.items()
     elif isinstance(value, (list, tuple)):
-        items = dict(enumerate(value)).items()  # type: ignore[assignment]
+        items = dict(enumerate(value)).items()
     else:
         return {name: value}
     return {key: leaf for part, inner in items for key, leaf in _tensors(inner, f"{name}/{part}").items()}
@@ -104,22 +102,26 @@ def _differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("finished", [1, 2], ids=["after the backbone's epoch", "after an epoch of the network"])
 def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(
-    images: tuple[FaceImages, FaceImages], tmp_path: Path
+    images: tuple[FaceImages, FaceImages], tmp_path: Path, finished: int
 ) -> None:
-    undisturbed = _trainer()
-    _run(undisturbed, images)
+    config = replace(CONFIG, epochs=finished + 1)
+    undisturbed = _trainer(config)
+    for _ in range(finished):
+        _run(undisturbed, images)
     torch.save(undisturbed.state_dict(), tmp_path / "state.pt")
     _run(undisturbed, images)
 
-    resumed = _trainer(seed=99)
+    resumed = _trainer(config, seed=99)
     torch.rand(5)
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert resumed.finished_epochs == 1 and len(resumed.rows) == 1
+    assert resumed.finished_epochs == len(resumed.rows) == finished
     _run(resumed, images, workers=3)
 
     assert _differences(undisturbed.state_dict(), resumed.state_dict()) == []
-    assert undisturbed.rows == resumed.rows and len(resumed.rows) == 2
+    assert torch.equal(undisturbed.ril.centers, resumed.ril.centers) and resumed.ril.centers.any()
+    assert undisturbed.rows == resumed.rows and len(resumed.rows) == finished + 1
 
 
 def test_the_seed_makes_the_run(images: tuple[FaceImages, FaceImages]) -> None:
@@ -173,7 +175,7 @@ def test_the_loss_is_equation_5_with_the_degraded_images_as_a_third_term(
     assert row.train_ril == pytest.approx(np.mean([losses.ril for losses in seen if losses.ril is not None]))
 
 
-AUGMENTED_EPOCHS = {
+AUGMENTED_EPOCHS: dict[str, tuple[dict[str, Any], list[bool]]] = {
     "all of the full network": ({"epochs": 5, "backbone_epochs": 2}, [False, False, True, True, True]),
     "the last ones": ({"epochs": 4, "augment_epochs": 2}, [False, False, True, True]),
     "more than there are": ({"epochs": 3, "backbone_epochs": 2, "augment_epochs": 9}, [False, False, True]),

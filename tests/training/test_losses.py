@@ -24,7 +24,7 @@ def _move_centers(centers: Array, vectors: Array, alpha: float) -> Array:
 
 
 def _loss(vectors: Array, labels: list[int], centers: Array) -> float:
-    """Equation 3 with the centres after their step: the first sum as a mean over the batch, the second over ordered pairs."""
+    """Equation 3 with the centres after their step: a mean over the batch, then a sum over ordered pairs."""
     intra = 0.0
     for vector, label in zip(vectors, labels, strict=True):
         for j in range(len(centers)):
@@ -53,7 +53,9 @@ def _gradient(vectors: Array, labels: list[int], old_centers: Array, *, through_
             if i != j and (apart**2).sum() < OUTER:
                 to_centers[i] -= 2 * apart
                 to_centers[j] += 2 * apart
-    return direct + (ALPHA / batch * to_centers[None] if through_centers else 0.0)
+    through = ALPHA / batch * to_centers if through_centers else np.zeros_like(to_centers)
+    whole: Array = direct + through[None]
+    return whole
 
 
 def _near(centers: Array, spread: float, seed: int = 0) -> Array:
@@ -61,7 +63,8 @@ def _near(centers: Array, spread: float, seed: int = 0) -> Array:
     rng = np.random.default_rng(seed)
     radius = np.sqrt(rng.uniform(0.2 * spread, spread, (len(LABELS), len(centers), 1)))
     direction = rng.normal(size=(len(LABELS), *centers.shape))
-    return centers + radius * direction / np.linalg.norm(direction, axis=-1, keepdims=True)
+    vectors: Array = centers + radius * direction / np.linalg.norm(direction, axis=-1, keepdims=True)
+    return vectors
 
 
 def _centers(seed: int = 1) -> Array:
@@ -137,7 +140,7 @@ def test_the_gradient_runs_through_the_centres_step(spread: float) -> None:
 
 
 def test_centres_closer_than_the_margin_push_their_vectors_apart() -> None:
-    """Vectors inside every inner margin feel nothing but the outer term, which reaches them only through the centres."""
+    """Vectors inside their inner margins feel the outer term alone, which reaches them only through the centres."""
     centers = np.array([[0.0, 0.0], [0.1, 0.0]])
     inputs = torch.tensor([[[0.0, 0.0], [0.1, 0.0]]], requires_grad=True)
     _loss_module(centers)(inputs, torch.tensor([0])).backward()

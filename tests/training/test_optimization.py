@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from torch import nn, optim
@@ -32,7 +33,7 @@ def test_the_rate_s_factor_at_each_step(case: str) -> None:
 def test_the_cosine_only_falls_and_the_warm_up_only_rises() -> None:
     factors = [learning_rate_factor(i, total_steps=50, warmup_steps=10, schedule="cosine") for i in range(50)]
     assert factors[:11] == sorted(factors[:11]) and factors[10:] == sorted(factors[10:], reverse=True)
-    assert 0 < min(factors) and max(factors) == 1
+    assert min(factors) > 0 and max(factors) == 1
 
 
 @pytest.mark.parametrize(("name", "kind"), [("adam", optim.Adam), ("adamw", optim.AdamW)])
@@ -44,7 +45,10 @@ def test_the_optimizer_has_the_config_s_rate_and_decay(name: str, kind: type[opt
 
 
 def test_a_new_rate_is_for_all_groups() -> None:
-    groups = [{"params": nn.Linear(1, 1).parameters()}, {"params": nn.Linear(1, 1).parameters(), "lr": 5.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": nn.Linear(1, 1).parameters()},
+        {"params": nn.Linear(1, 1).parameters(), "lr": 5.0},
+    ]
     optimizer = optim.Adam(groups, lr=1.0)
     set_learning_rate(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
