@@ -47,7 +47,7 @@ REGISTRY: dict[str, WeightsEntry] = {
         WeightsEntry(
             name="multi-attention-default",
             kind="checkpoint",
-            sha256="",
+            sha256="15f7bf56cc733c22534c4c8136f5b86376864d0a63ef03548c7a24c34bc16d05",
             licence=RESEARCH_LICENCE,
             description="default checkpoint: multi-attention network on MobileNetV2 at 160 px, trained here",
             file="multi-attention-default.safetensors",
