@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -9,6 +10,9 @@ import typer
 from deepfake_cli import __version__
 from deepfake_cli.commands import detect_faces, extract_frames, import_faces, inspect, predict, train, weights
 from deepfake_cli.errors import ErrorBoundary
+
+# OpenCV writes its own lines to stderr about damaged pictures; the program says what is wrong with them itself
+os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
 
 app = typer.Typer(
     name="deepfake",

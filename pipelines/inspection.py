@@ -13,6 +13,7 @@ import weights
 from pipelines.checkpoint import read_header
 from pipelines.errors import ConfigError
 from pipelines.manifest import read_provenance, read_table
+from pipelines.records import ScoreRow, schema_of
 from pipelines.weights_files import file_digest
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Inspection:
 
     path: Path
     kind: str
-    """`manifest` or `checkpoint`."""
+    """`manifest`, `scores`, `checkpoint` or `detector`."""
     facts: dict[str, Any]
 
 
@@ -38,8 +39,12 @@ def inspect(path: Path | str) -> Inspection:
         ConfigError: not there or of no known kind.
     """
     entry = weights.find_entry(str(path))
-    if entry is not None and entry.is_embedded and entry.kind == "checkpoint":
-        return _inspect_checkpoint(weights.embedded_path(entry))
+    if entry is not None and entry.is_embedded:
+        embedded = weights.embedded_path(entry)
+        if entry.kind == "checkpoint":
+            return _inspect_checkpoint(embedded)
+        facts = {"bytes": embedded.stat().st_size, "sha256": file_digest(embedded), "description": entry.description}
+        return Inspection(embedded, "detector", {**facts, "licence": entry.licence})
     path = Path(path)
     if path.is_dir():
         manifest = next(
@@ -68,8 +73,9 @@ def read_manifest(path: Path | str) -> pd.DataFrame:
 
 
 def _inspect_manifest(path: Path) -> Inspection:
-    provenance = read_provenance(path)
     table = read_table(path)
+    is_scores = table.column_names == schema_of(ScoreRow).names
+    provenance = None if is_scores else read_provenance(path)
     facts: dict[str, Any] = {
         "rows": table.num_rows,
         "columns": {field.name: str(field.type) for field in pq.read_schema(path)},
@@ -80,6 +86,8 @@ def _inspect_manifest(path: Path) -> Inspection:
         if name in table.column_names:
             counts = Counter(str(value) for value in table.column(name).to_pylist() if value is not None)
             facts[f"by {name}"] = dict(sorted(counts.items()))
+    if provenance is None:
+        return Inspection(path, "scores", facts)
     facts["provenance"] = provenance.to_json()
     return Inspection(path, "manifest", facts)
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from pipelines import inspect, read_manifest
-from pipelines.config import DEFAULT_CHECKPOINT
+from pipelines.config import DEFAULT_CHECKPOINT, DEFAULT_DETECTOR
 from pipelines.errors import ConfigError, ManifestError
 from pipelines.manifest import Provenance, write_table
-from pipelines.records import VideoRow, rows_to_table
+from pipelines.records import ScoreRow, VideoRow, rows_to_table
+from pipelines.scoring.score_files import write_scores
 from pipelines.weights_files import file_digest
 from tests.support import REPOSITORY
 
@@ -92,3 +93,13 @@ def test_inspecting_imports_neither_torch_nor_a_decoder(checkpoint: Path, stage:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_parquet_of_scores_and_a_detector_are_told_apart_from_manifests(tmp_path: Path) -> None:
+    score = ScoreRow("a.mp4", "a", "1" * 64, "ok", 0.5, "fake", 0.5, 1, 1, 1, "m", "2" * 64, "3" * 64, None)
+    write_scores(tmp_path / "scores.parquet", [score])
+    scores = inspect(tmp_path / "scores.parquet")
+    assert (scores.kind, scores.facts["rows"], scores.facts["by verdict"]) == ("scores", 1, {"fake": 1})
+    detector = inspect(DEFAULT_DETECTOR)
+    assert detector.kind == "detector"
+    assert detector.facts["sha256"] == file_digest(detector.path)

@@ -120,11 +120,12 @@ def _reader_of(path: Path) -> Callable[[], bytes]:
 
 
 def _make_face(name: str, read: Callable[[], bytes], record: dict[str, str | None]) -> SourceFace:
+    given = record.get("label")
     return SourceFace(
         name=name,
         read=read,
         video=record.get("video") or None,
-        label=check_label(record.get("label") or None, name),
+        label=check_label(None if given in (None, "") else str(given), name),
         split=check_split(record.get("split") or None, name),
         original=record.get("original") or None,
     )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.config import ExtractConfig, RunOptions, settings_of
+from pipelines.data.labels import read_labels
 from pipelines.image_files import write_image
 from pipelines.inputs import DigestCache, describe_inputs, find_inputs
 from pipelines.manifest import Provenance
@@ -41,6 +42,8 @@ def extract_frames(
     config, options = config or ExtractConfig(), options or RunOptions()
     found = find_inputs(inputs, workspace=Path(workspace))
     provenance = Provenance(STAGE, ROW_FORMAT, settings_of(config))
+    if labels:  # wrong labels are refused before --overwrite discards anything
+        read_labels(labels, {file.path: file.name for file in found.files})
     folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite)
     digests = DigestCache(folder.root / "digests.jsonl", verify=options.verify)
     videos = describe_inputs(found.files, labels=labels, digest_of=digests.digest_of)

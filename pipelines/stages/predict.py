@@ -122,6 +122,7 @@ def predict_faces(
         ManifestError: no finished stage, or faces of another geometry than the checkpoint's.
     """
     config, options = config or PredictConfig(), options or RunOptions()
+    _refuse_decoding_settings(config)
     folder, provenance = open_upstream(Path(workspace), "detect-faces")
     settings = resolve_settings(config, provenance)
     faces: dict[str, list[FaceRow]] = {}
@@ -297,6 +298,16 @@ class _Batch:
     def _provenance(self) -> Provenance:
         values = settings_of(self.settings.config, checkpoint_sha256=self.settings.checkpoint.sha256)
         return Provenance(TASK, DETAILS_FORMAT, values, self.settings.faces)
+
+
+def _refuse_decoding_settings(config: PredictConfig) -> None:
+    """Frames and faces are there already: what chose them can not be chosen again."""
+    for name in ("frames", "detector", "max_side", "min_score", "decoder"):
+        if getattr(config, name) != getattr(PredictConfig, name):
+            option = name.replace("_", "-")
+            raise ConfigError(
+                f"--{option} has no effect on the faces of a workspace; give it to the stage that makes them"
+            )
 
 
 def _check_geometry(provenance: Provenance, contract: Preprocessing) -> None:

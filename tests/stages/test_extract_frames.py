@@ -306,3 +306,13 @@ def test_nothing_named_is_refused(tmp_path: Path, work: Path) -> None:
     with pytest.raises(ConfigError, match="no videos found; pass video files or folders"):
         extract_frames([tmp_path], work)
     assert not work.exists()
+
+
+def test_wrong_labels_are_refused_before_overwrite_discards_anything(videos: Path, work: Path, tmp_path: Path) -> None:
+    extract_frames([videos], work, FOUR)
+    before = stage_content(work / "extract-frames")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("video,label\nnobody.mp4,real\n")
+    with pytest.raises(DatasetError, match="names none of the 3 inputs"):
+        extract_frames([videos], work, FOUR, RunOptions(overwrite=True), labels=labels)
+    assert stage_content(work / "extract-frames") == before

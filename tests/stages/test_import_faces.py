@@ -403,3 +403,10 @@ def test_jpeg_pictures_may_stand_in_a_column_of_their_own(tmp_path: Path, work: 
     jpeg = cv2.imencode(".jpg", np.full((40, 40, 3), 90, np.uint8))[1].tobytes()
     summary = import_faces(write_faces_parquet(tmp_path / "f.parquet", [{"image_jpeg": jpeg}]), work, AS_IS)
     assert summary.videos[0].sha256 == hashlib.sha256(jpeg).hexdigest()
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_number_as_label_is_refused_not_dropped(label: int, tmp_path: Path, work: Path) -> None:
+    pq.write_table(pa.table({"image": [WHITE], "label": [label]}), tmp_path / "faces.parquet")
+    with pytest.raises(DatasetError, match=f"unknown label '{label}'; use real or fake"):
+        import_faces(tmp_path / "faces.parquet", work, AS_IS)

@@ -468,3 +468,15 @@ def test_scores_hold_no_trace_of_when_or_where_they_were_made(config: PredictCon
     one, two = (predict([pictures], config).rows for _ in range(2))
     assert [asdict(row) for row in one] == [asdict(row) for row in two]
     assert _probabilities(one) == _probabilities(two)
+
+
+@pytest.mark.parametrize(
+    "change", [{"frames": 8}, {"detector": "x"}, {"max_side": 64}, {"min_score": 0.5}, {"decoder": "pyav"}]
+)
+def test_settings_that_choose_frames_and_faces_are_refused_where_those_are_there(
+    change: dict[str, Any], config: PredictConfig, faces_workspace: Path
+) -> None:
+    option = "--" + next(iter(change)).replace("_", "-")
+    own = replace(config, frames=None, detector=None, max_side=None, min_score=None)
+    with pytest.raises(ConfigError, match=f"{option} has no effect on the faces of a workspace"):
+        predict_faces(faces_workspace, replace(own, **change))
