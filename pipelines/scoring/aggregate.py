@@ -27,7 +27,8 @@ def aggregate_video(probabilities: npt.ArrayLike, tracks: npt.ArrayLike, method:
 def counted_tracks(tracks: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Track numbers with at least a quarter as many faces as the longest track."""
     numbers, counts = np.unique(np.asarray(tracks), return_counts=True)
-    return numbers[counts >= MIN_TRACK_SHARE * counts.max()] if len(numbers) else numbers
+    longest = int(np.max(counts)) if len(counts) else 0
+    return numbers[counts >= MIN_TRACK_SHARE * longest]
 
 
 def _mean(values: Array, _tracks: npt.NDArray[np.int64]) -> float:

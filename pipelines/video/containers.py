@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import av
 from av.container import InputContainer
@@ -30,6 +30,11 @@ VIDEO_FORMATS: Final = frozenset((
 ))  # fmt: skip
 
 HEAD_BYTES: Final = 4096
+
+# Tags that are not UTF-8 must not stop a file from opening: up to PyAV 18 that has to be asked for, 19 has no such option.
+METADATA_OPTIONS: Final[dict[str, Any]] = (
+    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
 TRANSPORT_PACKET_BYTES: Final = 188
 
 
@@ -65,11 +70,12 @@ def open_container(path: Path) -> InputContainer:
     _refuse_other_kinds(path, head)
     try:
         # The "file:" prefix takes names such as "concat:a", "-x.mp4" or "50%.mp4" literally.
-        return av.open(
+        container: InputContainer = av.open(
             f"file:{path}",
             container_options={"protocol_whitelist": "file", "format_whitelist": ",".join(sorted(VIDEO_FORMATS))},
-            metadata_errors="replace",
+            **METADATA_OPTIONS,
         )
+        return container
     except (av.FFmpegError, OSError, ValueError) as error:
         raise UnreadableError(_explain_failure(path, head, error)) from error
 

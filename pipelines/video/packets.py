@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import av
 import numpy as np
@@ -150,7 +150,7 @@ def _decode_first(stream: VideoStream, packet: Packet[Stream] | None) -> VideoFr
 
 
 def _summarise(container_format: str, stream: VideoStream, packets: _Packets, warning: str | None) -> PacketScan:
-    time_base = stream.time_base or 1 / NOMINAL_RATE_HZ
+    time_base = as_fraction(stream.time_base) or 1 / NOMINAL_RATE_HZ
     pts, dts = _as_int64(packets.pts), _as_int64(packets.dts)
     is_key = _as_int64(packets.is_key).astype(bool)
     is_shown = _as_int64(packets.is_shown).astype(bool) & _is_decodable(pts, is_key)
@@ -175,6 +175,11 @@ def _summarise(container_format: str, stream: VideoStream, packets: _Packets, wa
         is_matched_by_count=is_counted,
         warning=warning,
     )
+
+
+def as_fraction(ratio: Any) -> Fraction | None:
+    """FFmpeg's rational as a Fraction: PyAV has a type of its own for it from 19 on. None for none and for n/0."""
+    return Fraction(ratio.numerator, ratio.denominator) if ratio and ratio.denominator else None
 
 
 def _as_int64(values: array[int]) -> Int64Array:
@@ -203,7 +208,7 @@ def _make_timestamps(stream: VideoStream, dts: Int64Array, time_base: Fraction) 
     """Stand-ins for missing pts: the decoding times in order, else frame numbers at the nominal rate."""
     if not (dts == NO_TIME).any() and (np.diff(dts) > 0).all():
         return dts
-    rate_hz = stream.average_rate or stream.guessed_rate or NOMINAL_RATE_HZ
+    rate_hz = as_fraction(stream.average_rate) or as_fraction(stream.guessed_rate) or NOMINAL_RATE_HZ
     ticks = max(1 / (rate_hz * time_base), Fraction(1))
     return np.array([round(index * ticks) for index in range(len(dts))], dtype=np.int64)
 
@@ -233,7 +238,7 @@ def _make_info(stream: VideoStream, first: VideoFrame | None, timestamps: Int64A
 
 def _measure_duration(stream: VideoStream, timestamps: Int64Array, time_base: Fraction) -> float:
     if len(timestamps) < 2:
-        return float(1 / (stream.average_rate or NOMINAL_RATE_HZ))
+        return float(1 / (as_fraction(stream.average_rate) or NOMINAL_RATE_HZ))
     last = float(np.median(np.diff(timestamps)))
     return (int(timestamps[-1] - timestamps[0]) + last) * float(time_base)
 
