@@ -81,7 +81,7 @@ def inputs_from(named: list[str]) -> list[str]:
     inputs: list[str] = []
     for name in named:
         if name == "-":
-            inputs += [line.rstrip("\n") for line in sys.stdin if line.strip()]
+            inputs += [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
         else:
             inputs.append(name)
     return inputs

@@ -27,7 +27,7 @@ class InputFile:
     name: str
     """Relative to the named folder, or the file's own name; with slashes."""
     folder_name: str = ""
-    """Name of the named folder; may be `real` or `fake`."""
+    """Name of the named folder, or of the folders a named file lies in; may be `real` or `fake`."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def find_inputs(named: Iterable[str | Path], *, workspace: Path | None = None) -
     files: dict[Path, InputFile] = {}
     num_ignored = 0
     for path in map(Path, _expand_lists(named)):
-        if not path.is_dir():
-            files.setdefault(path, InputFile(path, path.name))
+        if not _is_folder(path):
+            files.setdefault(path, InputFile(path, path.name, "/".join(path.parent.parts[-2:])))
             continue
         own = workspace.resolve() if workspace else None
         for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
@@ -149,6 +149,13 @@ def _expand_lists(named: Iterable[str | Path]) -> Iterator[str | Path]:
         yield from (line.strip() for line in lines if line.strip())
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that no file can have; its row will say so
+        return False
+
+
 def _belongs(path: Path) -> bool:
     from pipelines.video import KNOWN_IMAGE_SUFFIXES, KNOWN_VIDEO_SUFFIXES, looks_like_video
 
@@ -166,11 +173,15 @@ def _describe(file: InputFile, key: str, label: VideoLabel | None, digest_of: Ca
     if label is not None:
         row = replace(row, label=label.label, split=label.split, original=label.original)
     try:
+        if file.path.exists() and not file.path.is_file():  # a pipe or a device would never end
+            reason = f"{file.path.name} is not a regular file; pass a video file"
+            return replace(row, status="unreadable", error=reason)
         sha256 = digest_of(file.path)
     except FileNotFoundError:
         return replace(row, status="unreadable", error=f"{file.path.name} does not exist; check the path")
-    except OSError as error:
-        reason = f"{file.path.name} can not be read: {error.strerror}; check its permissions"
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or error
+        reason = f"{file.path.name} can not be read: {cause}; check its name and permissions"
         return replace(row, status="unreadable", error=reason)
     return replace(row, video_id=sha256[:16], sha256=sha256)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.config import ALIGNED_SIZE_PX, DEFAULT_DETECTOR, DEFAULT_FRAMES, check_crop_box
+from pipelines.config import ALIGNED_SIZE_PX, DEFAULT_DETECTOR, DEFAULT_FRAMES, Aggregate, check_crop_box
 from pipelines.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -70,7 +70,12 @@ class Preprocessing:
         return {key: list(item) if isinstance(item, tuple) else item for key, item in asdict(self).items()}
 
     def check_supported(self) -> None:
-        """Refuse what this program would silently do otherwise."""
+        """Refuse what this program would silently do otherwise, and values that only fail when a video is scored."""
+        if self.aggregate not in get_args(Aggregate) or self.frames < 1 or self.input_size < 1:
+            raise CheckpointError(
+                "the checkpoint's preprocessing contract is wrong: "
+                f"aggregate {self.aggregate!r}, frames {self.frames}, input_size {self.input_size}"
+            )
         for name, wanted in (
             ("template", Preprocessing.template),
             ("aligned_size", Preprocessing.aligned_size),

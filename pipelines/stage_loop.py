@@ -136,7 +136,25 @@ def open_upstream(workspace: Path, stage: str) -> tuple[StageFolder, Provenance]
     provenance = read_provenance(folder.manifest_path)
     if provenance.stage != stage and stage not in ACCEPTED_MAKERS.get(provenance.stage, ()):
         raise ManifestError(f"{folder.manifest_path} is a manifest of {provenance.stage}, not of {stage}")
+    if provenance.upstream:
+        _check_current(folder, provenance, StageFolder(workspace / provenance.upstream.stage))
     return folder, provenance
+
+
+def _check_current(folder: StageFolder, provenance: Provenance, upstream: StageFolder) -> None:
+    """Refuse a stage whose own upstream has other settings or other videos by now; one that was removed is no objection."""
+    if not upstream.root.is_dir():
+        return
+    again = f"run again: deepfake {folder.stage} -w {folder.root.parent}"
+    if not upstream.manifest_path.is_file():
+        raise ManifestError(f"{upstream.root} is not finished; finish it, then {again}")
+    changes = provenance.upstream.changes_from(read_provenance(upstream.manifest_path)) if provenance.upstream else []
+    if changes:
+        raise ManifestError(
+            f"{folder.root} was made from an earlier {upstream.stage} ({changes[0]}); {again} --overwrite"
+        )
+    if {video.path for video in upstream.read_videos()} != {video.path for video in folder.read_videos()}:
+        raise ManifestError(f"{folder.root} lacks videos of {upstream.stage}, or has others; {again}")
 
 
 ACCEPTED_MAKERS = {"import-faces": ("detect-faces",)}

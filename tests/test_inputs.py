@@ -274,3 +274,20 @@ def test_a_digest_cache_that_can_not_be_written_does_not_pass_for_an_unreadable_
     cache = DigestCache(tmp_path / "missing" / "digests.jsonl")
     with pytest.raises(StorageError, match=r"could not write .*digests\.jsonl"):
         describe_inputs(find_inputs([video]).files, digest_of=cache.digest_of)
+
+
+def test_named_files_are_labelled_by_the_folders_they_lie_in(tmp_path: Path) -> None:
+    files = []
+    for label in ("real", "fake"):
+        (tmp_path / label).mkdir()
+        files.append(tmp_path / label / "clip.mp4")
+        files[-1].write_bytes(label.encode())
+    assert [row.label for row in describe_inputs(find_inputs(files).files)] == ["fake", "real"]
+
+
+def test_pipes_and_impossible_names_are_unreadable_inputs_and_no_hang(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.mp4"
+    os.mkfifo(pipe)
+    rows = describe_inputs(find_inputs([pipe, "a\0b.mp4", "x" * 300]).files)
+    assert {row.status for row in rows} == {"unreadable"}
+    assert any("pipe.mp4 is not a regular file" in str(row.error) for row in rows)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -66,8 +68,20 @@ def predict(
     )
     options = RunOptions(device=device, batch_size=batch_size, overwrite=overwrite)
     with ProgressBar(quiet=quiet) as bar:
+        reader_is_gone = False
 
         def show(row: ScoreRow) -> None:
+            nonlocal reader_is_gone
+            try:
+                if not reader_is_gone:
+                    print_row(row)
+            except BrokenPipeError:
+                if output is None:
+                    raise
+                reader_is_gone = True  # `… -o scores.csv | head`: the file is still wanted
+                sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+        def print_row(row: ScoreRow) -> None:
             if json_lines:
                 bar.print(json.dumps(asdict(row)))
             elif not quiet or output is None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import PurePath
 
 from pipelines.errors import DatasetError
 from pipelines.records import LABELS, VideoRow
@@ -42,7 +43,8 @@ def split_videos(
 
 def _group(videos: Sequence[VideoRow]) -> dict[VideoRow, str]:
     """What must stay on one side: a fake with the original it was made from, and copies of one content."""
-    name_of: dict[VideoRow, str] = {video: video.original or video.video_key for video in videos}
+    resolve = _make_resolver(video.video_key for video in videos)
+    name_of = {video: resolve(video.original) if video.original else video.video_key for video in videos}
     first_of_content: dict[str, str] = {}
     same: dict[str, str] = {}
 
@@ -56,6 +58,24 @@ def _group(videos: Sequence[VideoRow]) -> dict[VideoRow, str]:
         if find(name) != first:
             same[find(name)] = first
     return {video: find(name) for video, name in name_of.items()}
+
+
+def _make_resolver(keys: Iterable[str]) -> Callable[[str], str]:
+    """From what a labels file calls an original (a key, a path or a file name, with suffix or without) to its key."""
+    known = set(keys)
+    by_stem: dict[str, list[str]] = {}
+    for key in known:
+        by_stem.setdefault(PurePath(key).name, []).append(key)
+
+    def resolve(original: str) -> str:
+        bare = PurePath(original).with_suffix("") if PurePath(original).name else PurePath(original)
+        for name in (original, bare.as_posix()):
+            if name in known:
+                return name
+        matches = by_stem.get(PurePath(original).name) or by_stem.get(bare.name, [])
+        return matches[0] if len(matches) == 1 else bare.as_posix()
+
+    return resolve
 
 
 def _deal(

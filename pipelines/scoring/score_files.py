@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -140,17 +140,26 @@ class Journal:
             )
 
 
-def finished_scores(output: Path, journal: Journal) -> dict[str, ScoreRow]:
+def finished_scores(output: Path, journal: Journal, inputs: Collection[str]) -> dict[str, ScoreRow]:
     """Finished rows by content digest, of an earlier output or an interrupted run with the same settings.
 
+    Args:
+        inputs: paths and digests of the run's videos: an output with rows of others is not replaced silently.
+
     Raises:
-        ConfigError: the output holds scores of other settings, or something else.
+        ConfigError: the output holds scores of other settings or of other videos, or something else.
     """
     earlier = read_scores(output) if output.is_file() else []
     if any(row.settings_sha256 != journal.settings_sha256 for row in earlier):
         raise ConfigError(
             f"{output} holds scores made with another checkpoint or other settings; "
             "choose another file, or pass --overwrite to replace it"
+        )
+    others = [row.video for row in earlier if row.video not in inputs and row.sha256 not in inputs]
+    if others:
+        raise ConfigError(
+            f"{output} holds scores of {len(others)} videos that are not among the inputs ({others[0]}, …); "
+            "name them too, choose another file, or pass --overwrite to replace it"
         )
     return {row.sha256: row for row in [*earlier, *journal.read()] if row.status in FINISHED and row.sha256}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +36,9 @@ class VideoScore:
     error: str | None = None
 
 
-def write_details(path: Path, video: VideoRow, faces: Sequence[ScoredFace], provenance: Provenance) -> None:
+def write_details(
+    path: Path, video: VideoRow, faces: Sequence[ScoredFace], provenance: Provenance, notes: Mapping[str, str]
+) -> None:
     """One Parquet file per video: a row per frame and face."""
     rows = []
     for face in faces:
@@ -56,4 +58,4 @@ def write_details(path: Path, video: VideoRow, faces: Sequence[ScoredFace], prov
                 fake_probability=face.fake_probability,
             )
         )
-    write_table(rows_to_table(rows, FaceScoreRow), path, provenance)
+    write_table(rows_to_table(rows, FaceScoreRow), path, provenance, notes=notes)

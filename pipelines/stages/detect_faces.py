@@ -78,10 +78,12 @@ def detect_faces(
         settings_of(config, detector=detector.name, detector_sha256=detector.sha256),
         upstream_provenance,
     )
-    folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite)
     videos = upstream.read_videos()
     items = _group_frames(upstream, videos)
-    stage = _Detection(upstream, folder, config, options)
+    stage = _Detection(upstream, StageFolder(Path(workspace) / STAGE), config, options)
+    if options.overwrite:
+        stage.load_detector()  # one that can not be loaded must not cost the work that is there
+    folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite)
     run = StageRun[VideoFrames](
         folder=folder,
         provenance=provenance,
@@ -121,7 +123,7 @@ class _Detection:
         try:
             with ThreadPoolExecutor(1) as pool:
                 for face in find_faces(
-                    frames, self._load_detector(), margin=self.config.margin, min_face_px=self.config.min_face_px
+                    frames, self.load_detector(), margin=self.config.margin, min_face_px=self.config.min_face_px
                 ):
                     name = f"{face.frame_index:08d}_{face.face_index:02d}{CROP_SUFFIX}"
                     writes.append(pool.submit(write_image, beside / name, face.aligned.crop))
@@ -139,12 +141,13 @@ class _Detection:
         for row in rows:
             yield StoredFrame(row.frame_index, row.pts_seconds, read_image(self.upstream.root / row.path))
 
-    def _load_detector(self) -> FaceDetector:
+    def load_detector(self) -> FaceDetector:
+        """The detector, loaded once."""
         if self._detector is None:
             from pipelines.device import choose_device
-            from pipelines.faces.detector import load_detector
+            from pipelines.faces import detector
 
-            self._detector = load_detector(
+            self._detector = detector.load_detector(
                 self.config.detector,
                 max_side=self.config.max_side,
                 min_score=self.config.min_score,

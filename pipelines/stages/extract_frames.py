@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.config import ExtractConfig, RunOptions, settings_of
-from pipelines.data.labels import read_labels
 from pipelines.image_files import write_image
 from pipelines.inputs import DigestCache, describe_inputs, find_inputs
 from pipelines.manifest import Provenance
@@ -42,11 +41,12 @@ def extract_frames(
     config, options = config or ExtractConfig(), options or RunOptions()
     found = find_inputs(inputs, workspace=Path(workspace))
     provenance = Provenance(STAGE, ROW_FORMAT, settings_of(config))
-    if labels:  # wrong labels are refused before --overwrite discards anything
-        read_labels(labels, {file.path: file.name for file in found.files})
+    if options.overwrite:  # wrong inputs and labels are refused before anything is discarded
+        videos = describe_inputs(found.files, labels=labels)
     folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite)
-    digests = DigestCache(folder.root / "digests.jsonl", verify=options.verify)
-    videos = describe_inputs(found.files, labels=labels, digest_of=digests.digest_of)
+    if not options.overwrite:
+        digests = DigestCache(folder.root / "digests.jsonl", verify=options.verify)
+        videos = describe_inputs(found.files, labels=labels, digest_of=digests.digest_of)
     readable = {video.video_id: video for video in videos if video.status == "ok"}
     run = StageRun[VideoRow](
         folder=folder,

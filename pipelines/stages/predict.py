@@ -13,7 +13,7 @@ from pipelines.checkpoint import read_header
 from pipelines.config import PredictConfig, RunOptions, settings_of
 from pipelines.errors import CheckpointError, ConfigError, DeepfakeError, ManifestError, StorageError, UnreadableError
 from pipelines.inputs import describe_inputs, find_inputs
-from pipelines.manifest import Provenance, digest_json, read_table
+from pipelines.manifest import Provenance, digest_json, read_note, read_table
 from pipelines.preprocessing import Preprocessing
 from pipelines.progress import Progress, ProgressCallback, ignore_progress
 from pipelines.records import FINISHED, FaceRow, ScoreRow, VideoRow, table_to_rows
@@ -97,6 +97,8 @@ def predict(
         StorageError: the output could not be written.
     """
     config, options = config or PredictConfig(), options or RunOptions()
+    if output:
+        check_score_path(output)
     settings = resolve_settings(config)
     found = find_inputs([inputs] if isinstance(inputs, (str, Path)) else inputs)
     videos = describe_inputs(found.files)
@@ -211,7 +213,8 @@ class _Batch:
         journal = Journal.beside(self.output, self.settings.sha256)
         if self.options.overwrite:
             journal.remove()
-        finished = {} if self.options.overwrite else finished_scores(self.output, journal)
+        inputs = {name for video in videos for name in (video.path, video.sha256)}
+        finished = {} if self.options.overwrite else finished_scores(self.output, journal, inputs)
         with journal:
             summary = self._score_all(videos, score, finished, journal)
         write_scores(self.output, summary.rows)
@@ -228,9 +231,7 @@ class _Batch:
         rows: list[ScoreRow] = []
         reused = 0
         self.on_progress(Progress(TASK, 0, len(videos), "video"))
-        known = {
-            digest: row for digest, row in finished.items() if not self.details or self._details_path(digest).is_file()
-        }
+        known = {digest: row for digest, row in finished.items() if not self.details or self._has_details(digest)}
         for done, video in enumerate(videos, start=1):
             earlier = known.get(video.sha256) if video.sha256 else None
             if earlier is not None:
@@ -263,7 +264,8 @@ class _Batch:
             log.exception("predict failed on %s", video.path)
             result = VideoScore(status="failed", error=describe_failure(error))
         if self.details and result.status in FINISHED:
-            write_details(self._details_path(video.sha256), video, result.faces, self._provenance())
+            notes = {"settings_sha256": self.settings.sha256}
+            write_details(self._details_path(video.sha256), video, result.faces, self._provenance(), notes)
         return self._make_row(video, result)
 
     def _make_row(self, video: VideoRow, score: VideoScore) -> ScoreRow:
@@ -290,13 +292,23 @@ class _Batch:
             error=error,
         )
 
+    def _has_details(self, sha256: str) -> bool:
+        path = self._details_path(sha256)
+        return path.is_file() and read_note(path, "settings_sha256") == self.settings.sha256
+
     def _details_path(self, sha256: str) -> Path:
         if self.details is None:
             raise ValueError("no folder for details")
         return self.details / f"{sha256[:16]}.parquet"
 
     def _provenance(self) -> Provenance:
-        values = settings_of(self.settings.config, checkpoint_sha256=self.settings.checkpoint.sha256)
+        values = settings_of(
+            self.settings.config,
+            detector=Path(self.settings.detector).name,
+            detector_sha256=self.settings.detector_sha256,
+            checkpoint=self.settings.checkpoint.name,
+            checkpoint_sha256=self.settings.checkpoint.sha256,
+        )
         return Provenance(TASK, DETAILS_FORMAT, values, self.settings.faces)
 
 

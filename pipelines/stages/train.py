@@ -80,6 +80,7 @@ def train(
         settings_of(config, **_describe_init(config.init), data_sha256=_data_digest(train_rows, val_rows)),
         upstream_provenance,
     )
+    trainer = _make_trainer(config, options)  # what can not be built must not cost the run that is there
     folder = _open_run(Path(workspace), run, provenance, overwrite=options.overwrite)
     _write_sides(folder, train_rows, val_rows, provenance)
     contract = make_contract(config, upstream_provenance)
@@ -87,7 +88,6 @@ def train(
     validation = FaceImages(
         _faces_of(val_rows, faces_by_video, upstream.root, limit=VALIDATION_FACES_PER_VIDEO), contract
     )
-    trainer = _make_trainer(config, options)
     state_path = folder / "last.state.pt"
     if state_path.is_file():
         _restore(trainer, state_path)

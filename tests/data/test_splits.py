@@ -155,3 +155,12 @@ def test_videos_without_label_or_result_are_left_out() -> None:
 def test_a_missing_class_is_named_with_its_side(videos: list[VideoRow], message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         _split(videos)
+
+
+@pytest.mark.parametrize("spelling", ["real/{}", "real/{}.mp4", "{}.mp4", "{}"])
+def test_an_original_is_known_by_its_key_its_path_and_its_file_name(spelling: str) -> None:
+    videos = [_video(f"real/{number}", "real") for number in range(12)]
+    videos += [_video(f"fake/{number}-x", "fake", original=spelling.format(number)) for number in range(12)]
+    train, val = _split(videos)
+    sides = [{video.video_key.split("/")[1].split("-")[0] for video in side} for side in (train, val)]
+    assert sides[0] & sides[1] == set()

@@ -220,3 +220,12 @@ def test_the_default_detector_finds_the_same_faces(work: Path) -> None:
     before = _faces(work)
     detect_faces(work, options=RunOptions(overwrite=True))
     assert [row.crop_path for row in _faces(work)] == [row.crop_path for row in before]
+
+
+def test_a_wrong_detector_does_not_cost_the_faces_that_are_there(
+    work: Path, config: DetectConfig, checkpoint: Path
+) -> None:
+    before = stage_content(work / "detect-faces")
+    with pytest.raises(CheckpointError, match="is not a RetinaFace detector"):
+        detect_faces(work, replace(config, detector=str(checkpoint)), RunOptions(overwrite=True))
+    assert stage_content(work / "detect-faces") == before

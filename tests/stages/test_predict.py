@@ -480,3 +480,32 @@ def test_settings_that_choose_frames_and_faces_are_refused_where_those_are_there
     own = replace(config, frames=None, detector=None, max_side=None, min_score=None)
     with pytest.raises(ConfigError, match=f"{option} has no effect on the faces of a workspace"):
         predict_faces(faces_workspace, replace(own, **change))
+
+
+def test_an_output_with_rows_of_other_videos_is_not_replaced_silently(
+    config: PredictConfig, pictures: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "scores.csv"
+    predict(pictures / "0.png", config, output=output)
+    with pytest.raises(ConfigError, match="holds scores of 1 videos that are not among the inputs .*--overwrite"):
+        predict(pictures / "1.png", config, output=output)
+    assert [Path(row.video).name for row in read_scores(output)] == ["0.png"]
+    assert len(predict([pictures / "0.png", pictures / "1.png"], config, output=output).rows) == 2
+
+
+def test_details_of_other_settings_are_made_again(config: PredictConfig, clip: Path, tmp_path: Path) -> None:
+    two, five = replace(config, frames=2), replace(config, frames=5)
+    predict(clip, two, output=tmp_path / "two.csv")
+    predict(clip, five, output=tmp_path / "five.csv", details=tmp_path / "details")
+    predict(clip, two, output=tmp_path / "two.csv", details=tmp_path / "details")
+    (details,) = (tmp_path / "details").iterdir()
+    assert pq.read_table(details).num_rows == 2
+
+
+def test_faces_that_the_frames_have_left_behind_are_refused(
+    config: PredictConfig, faces_workspace: Path, clip: Path, tmp_path: Path
+) -> None:
+    work = Path(shutil.copytree(faces_workspace, tmp_path / "work"))
+    extract_frames([clip], work, ExtractConfig(frames=3), RunOptions(overwrite=True))
+    with pytest.raises(ManifestError, match="was made from an earlier extract-frames .*detect-faces.*--overwrite"):
+        predict_faces(work, config)

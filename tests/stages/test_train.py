@@ -340,3 +340,14 @@ def test_a_run_folder_that_can_not_be_made_is_a_storage_error(work: Path) -> Non
     (work / "train").write_text("no folder")
     with pytest.raises(StorageError, match="could not write .*videos.parquet"):
         train(work, TINY)
+
+
+def test_what_can_not_be_built_neither_locks_a_run_nor_costs_the_one_that_is_there(
+    work: Path, undisturbed: Path
+) -> None:
+    with pytest.raises(ConfigError, match="no network 'nosuch'"):
+        train(work, replace(TINY, backbone="nosuch"))
+    folder = train(work, TINY).folder
+    with pytest.raises(ConfigError, match="unknown device"):
+        train(work, TINY, RunOptions(overwrite=True, device="nosuch"))
+    _assert_same_run(folder, undisturbed)
