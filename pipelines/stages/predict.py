@@ -124,6 +124,8 @@ def predict_faces(
         ManifestError: no finished stage, or faces of another geometry than the checkpoint's.
     """
     config, options = config or PredictConfig(), options or RunOptions()
+    if output:
+        check_score_path(output)
     _refuse_decoding_settings(config)
     folder, provenance = open_upstream(Path(workspace), "detect-faces")
     settings = resolve_settings(config, provenance)
@@ -209,7 +211,6 @@ class _Batch:
     def run(self, videos: Sequence[VideoRow], score: Callable[[VideoRow], VideoScore]) -> PredictSummary:
         if self.output is None:
             return self._score_all(videos, score, {}, journal=None)
-        check_score_path(self.output)
         journal = Journal.beside(self.output, self.settings.sha256)
         if self.options.overwrite:
             journal.remove()

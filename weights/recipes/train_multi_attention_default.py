@@ -2,7 +2,7 @@
 
     python weights/recipes/train_multi_attention_default.py
 
-Every step is resumable: run it again after an interruption. Two cores need about an hour and a quarter.
+Every step is resumable: run it again after an interruption. Two cores need about three quarters of an hour.
 The data are local, not distributed; the defaults name a folder beside the checkout.
 """
 
