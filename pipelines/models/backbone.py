@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
 import timm
+from timm.layers.norm_act import convert_sync_batchnorm
 from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
+from pipelines.models.multi_attention.config import Padding
 from pipelines.models.outputs import DetectorOutput
+from pipelines.models.padding import fix_padding
 
+TEXTURE_REDUCTION = 4
+ATTENTION_REDUCTION = 16
 NUM_CLASSES = 2
 HEAD_INIT_STD = 1e-3
 """timm draws a two-class head so wide that the loss starts above 4; this starts it at ln 2."""
@@ -40,18 +46,33 @@ class BackboneMaps(NamedTuple):
 class Backbone(nn.Module):
     """A timm network with taps.
 
-    L1..Ln are the stages of the network: the paper's "main layers" for the EfficientNet and MobileNet family (`blocks`), and
-    timm's `feature_info` levels for any other. `final` is the last feature map, after the head convolution if there is one.
+    L1..Ln are the stages of the network: the paper's "main layers" (`blocks`) for EfficientNet and MobileNetV2, and
+    timm's `feature_info` levels for any other. `auto` is the last stage at a quarter (texture) or a sixteenth (attention) of
+    the input's side: L2 and L5 in EfficientNet-B4, as in the paper; L2 and L4 in Xception; L1 and L3 in ConvNeXt.
+    `final` is the last feature map, after the head convolution if there is one.
     """
 
     def __init__(
-        self, name: str, *, texture_tap: str = "L2", attention_tap: str = "L5", drop_path_rate: float = 0.0
+        self,
+        name: str,
+        *,
+        texture_tap: str = "auto",
+        attention_tap: str = "auto",
+        drop_path_rate: float = 0.0,
+        padding: Padding = "same",
+        bn_momentum: float | None = None,
     ) -> None:
         super().__init__()
         self.net = net = build_timm_network(name, drop_path_rate=drop_path_rate)
-        stage_channels = list_stage_channels(net)
-        self.texture_stage = _stage_of(texture_tap, name, len(stage_channels))
-        self.attention_stage = _stage_of(attention_tap, name, len(stage_channels))
+        if padding == "static-380":
+            if not isinstance(net, EfficientNet):
+                raise ValueError(f"padding static-380 is for EfficientNet, not for {name}; use padding same")
+            fix_padding(net)
+        if bn_momentum is not None:
+            set_bn_momentum(net, bn_momentum)
+        stage_channels, reductions = list_stage_channels(net), list_stage_reductions(net)
+        self.texture_stage = _stage_of(texture_tap, name, reductions, TEXTURE_REDUCTION)
+        self.attention_stage = _stage_of(attention_tap, name, reductions, ATTENTION_REDUCTION)
         self.texture_channels = stage_channels[self.texture_stage]
         self.attention_channels = stage_channels[self.attention_stage]
         has_head_convolution = isinstance(net, EfficientNet)
@@ -132,7 +153,46 @@ def _out_channels(stage: nn.Module) -> int:
     return [module for module in stage.modules() if isinstance(module, nn.Conv2d)][-1].out_channels
 
 
-def _stage_of(tap: str, backbone: str, num_stages: int) -> int:
-    if tap[:1] != "L" or not tap[1:].isdigit() or not 1 <= int(tap[1:]) <= num_stages:
-        raise ValueError(f"{backbone} has no tap {tap!r}; it has L1..L{num_stages}")
+def list_stage_reductions(net: Any) -> list[int]:
+    """How many times smaller than the image the maps of L1..Ln are."""
+    if not isinstance(net, EfficientNet):
+        return [int(info["reduction"]) for info in net.feature_info]
+    reductions, reduction = [], _stride_of(net.conv_stem)
+    for stage in net.blocks:
+        reduction *= _stride_of(stage)
+        reductions.append(reduction)
+    return reductions
+
+
+def _stride_of(stage: nn.Module) -> int:
+    strides = [module.stride[0] for module in stage.modules() if isinstance(module, nn.Conv2d)]
+    return int(math.prod(strides))
+
+
+def set_bn_momentum(net: nn.Module, momentum: float) -> None:
+    """How far the running statistics of every batch norm move with each batch."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = momentum
+
+
+def synchronize_batch_norm(net: Any) -> Any:
+    """The network with batch norms that share their statistics between processes. Its parameters are the same objects.
+
+    By timm's function: torch's would drop the activations that timm's batch norms hold.
+    """
+    return convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
+
+
+def _stage_of(tap: str, backbone: str, reductions: list[int], auto_reduction: int) -> int:
+    count = len(reductions)
+    if tap == "auto":
+        if auto_reduction not in reductions:
+            raise ValueError(
+                f"{backbone} has no stage at 1/{auto_reduction} of the input for the tap auto; "
+                f"name one of L1..L{count} (at {', '.join(f'1/{each}' for each in reductions)})"
+            )
+        return count - 1 - reductions[::-1].index(auto_reduction)
+    if tap[:1] != "L" or not tap[1:].isdecimal() or not 1 <= int(tap[1:]) <= count:
+        raise ValueError(f"{backbone} has no tap {tap!r}; it has L1..L{count}")
     return int(tap[1:]) - 1

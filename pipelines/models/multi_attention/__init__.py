@@ -1,1 +1,4 @@
-"""Multi-attentional Deepfake Detection (Zhao et al., CVPR 2021), read bottom-up: attention, texture, pooling, network."""
+"""Multi-attentional Deepfake Detection (Zhao et al., CVPR 2021).
+
+Read bottom-up: config, attention, texture, pooling, heads, network.
+"""

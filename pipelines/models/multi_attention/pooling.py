@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NORM_EPS = 1e-12
+NORM_EPS = 1e-6
+"""A shorter sum is taken for dead. Not smaller: the gradient of what is divided by it stays finite."""
 MASS_EPS = 1e-8
 
 
@@ -17,13 +18,14 @@ def pool_regions(maps: Tensor, features: Tensor) -> Tensor:
 
     Args:
         maps: (N, M, H, W), already at the features' size.
-        features: (N, C, H, W).
+        features: (N, C, H, W), or (N, M, C, H, W) where every map has its own.
 
     Returns:
         (N, M, C) with rows of unit length.
     """
     with torch.autocast(features.device.type, enabled=False):
-        sums = torch.einsum("nmhw,nchw->nmc", maps.float(), features.float())
+        terms = "nmhw,nchw->nmc" if features.ndim == 4 else "nmhw,nmchw->nmc"
+        sums = torch.einsum(terms, maps.float(), features.float())
         return F.normalize(sums, dim=-1, eps=NORM_EPS)
 
 

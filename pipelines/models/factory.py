@@ -1,0 +1,51 @@
+"""From a model's name to a network, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from pipelines.models.backbone import BackboneClassifier
+from pipelines.models.multi_attention.config import PRESETS
+from pipelines.models.multi_attention.network import MultiAttentionDetector
+
+
+def _build_multi_attention(preset: str, **overrides: Any) -> nn.Module:
+    return MultiAttentionDetector(replace(PRESETS[preset], **overrides))
+
+
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    f"multi-attention/{preset}": partial(_build_multi_attention, preset) for preset in PRESETS
+}
+MODEL_NAMES = (*_BUILDERS, "backbone/<timm name>")
+"""Every name that `build_model` takes; a new architecture is a new file and one line in the table above."""
+
+
+def build_model(name: str, **overrides: Any) -> nn.Module:
+    """A network with random weights, built offline.
+
+    Args:
+        name: `multi-attention/paper`, `multi-attention/reference`, or `backbone/<timm name>` for a plain classifier.
+        overrides: fields of the model's config to change; none gives the published network.
+
+    Raises:
+        ValueError: an unknown name; the message lists the known ones.
+    """
+    if name.startswith("backbone/"):
+        return BackboneClassifier(name.removeprefix("backbone/"), **overrides)
+    if name not in _BUILDERS:
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODEL_NAMES)}")
+    return _BUILDERS[name](**overrides)
+
+
+def model_config(model: nn.Module) -> dict[str, Any]:
+    """The overrides that make `build_model` build this network again."""
+    if isinstance(model, MultiAttentionDetector):
+        return asdict(model.config)
+    if isinstance(model, BackboneClassifier):
+        return {"drop_path_rate": model.drop_path_rate}
+    raise ValueError(f"not one of the project's models: {type(model).__name__}")
