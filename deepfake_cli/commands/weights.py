@@ -1,15 +1,23 @@
-"""`deepfake weights list|verify|path`."""
+"""`deepfake weights list|verify|path|import`."""
 
 from __future__ import annotations
 
+import enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import weights as registry
 from deepfake_cli.errors import EXIT_USAGE
+from deepfake_cli.printing import count, printable
+from pipelines.config import DetectConfig
 
 app = typer.Typer(help="The weights that come with deepfake, and those that it knows of.", no_args_is_help=True)
+
+
+class Layout(enum.StrEnum):
+    multi_attention_official = "multi-attention-official"
 
 
 @app.command("list")
@@ -52,3 +60,28 @@ def path(name: Annotated[str, typer.Argument(help="A registry name.")]) -> None:
     if entry is None:
         raise CheckpointError(f"unknown weights {name!r}; known: {', '.join(registry.REGISTRY)}")
     typer.echo(str(resolve_weights(name, kind=entry.kind).path))
+
+
+@app.command("import")
+def import_weights(
+    checkpoint: Annotated[Path, typer.Argument(help="PyTorch file as its authors released it.")],
+    layout: Annotated[Layout, typer.Option("--from", help="Whose file it is.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint to write, .safetensors.")],
+    margin: Annotated[
+        float, typer.Option(help="Of the faces it shall see; 1.0 is the template, larger shows more.")
+    ] = DetectConfig.margin,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
+) -> None:
+    """Make other people's trained detector a checkpoint for predict; code in the file is never run."""
+    from pipelines import import_weights as run
+
+    done = run(checkpoint, output, layout=layout.value, margin=margin, overwrite=overwrite)
+    left_out = f"; left out: {printable(', '.join(done.left_out))}" if done.left_out else ""
+    typer.echo(
+        f"{printable(str(done.path))}: {count(done.tensors, 'tensor')}, {count(done.num_attentions, 'attention map')}"
+        f" (source SHA-256 {done.source_sha256[:12]}…){left_out}"
+    )
+    typer.echo(
+        f"predict aligns faces in its own way, with margin {margin:g} (--margin); the authors' crops are not public, "
+        "so scores can differ from theirs"
+    )
