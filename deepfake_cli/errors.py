@@ -10,10 +10,11 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from pipelines.errors import ConfigError, DeepfakeError
+from pipelines.errors import ConfigError, DeepfakeError, LeakError
 
 EXIT_USAGE = 2
 EXIT_INCOMPLETE = 3
+EXIT_CHECK_FAILED = 4
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
@@ -32,6 +33,9 @@ class ErrorBoundary(TyperGroup):
         except ConfigError as error:
             _print_error(error)
             raise typer.Exit(EXIT_USAGE) from error
+        except LeakError as error:
+            _print_error(error)
+            raise typer.Exit(EXIT_CHECK_FAILED) from error
         except DeepfakeError as error:
             _print_error(error)
             raise typer.Exit(EXIT_INCOMPLETE) from error

@@ -7,6 +7,7 @@
     │   ├── CheckpointError       a weights file is damaged, foreign or of another kind
     │   ├── DatasetError          labels or splits contradict each other, or nothing is left
     │   └── TrainingDivergedError the loss is no longer a number
+    ├── LeakError                 what must stand on one side of a split stands on two        exit 4
     ├── InputError                one input could not be processed; the others go on        exit 3
     │   └── UnreadableError       the file does not open or decode
     └── StorageError              the output could not be written                           exit 3
@@ -43,6 +44,10 @@ class DatasetError(ConfigError):
 
 class TrainingDivergedError(ConfigError):
     """The loss is no longer a number; the last whole epoch is kept."""
+
+
+class LeakError(DeepfakeError):
+    """What must stand on one side of a split (a content, an original, an identity) stands on two."""
 
 
 class InputError(DeepfakeError):

@@ -171,7 +171,7 @@ def _label_from_folders(file: InputFile) -> VideoLabel | None:
 def _describe(file: InputFile, key: str, label: VideoLabel | None, digest_of: Callable[[Path], str]) -> VideoRow:
     row = VideoRow(video_id="", sha256="", video_key=key, path=file.path.as_posix())
     if label is not None:
-        row = replace(row, label=label.label, split=label.split, original=label.original)
+        row = replace(row, label=label.label, split=label.split, original=label.original, identity=label.identity)
     try:
         if file.path.exists() and not file.path.is_file():  # a pipe or a device would never end
             reason = f"{file.path.name} is not a regular file; pass a video file"

@@ -113,16 +113,26 @@ def storage_error(error: OSError, path: Path) -> StorageError:
 def read_table(path: Path, row_type: type | None = None) -> pa.Table:
     """The table of one file; with `row_type`, its columns are checked.
 
+    A nullable column that is not there is read as null: the file is of a version that did not know it yet.
+
     Raises:
         ManifestError: missing, damaged or without the expected columns.
     """
     with _explained(path):
         table = pq.read_table(path)
-    if row_type is not None:
-        missing = [name for name in schema_of(row_type).names if name not in table.column_names]
-        if missing:
-            raise ManifestError(f"{path} lacks the column {missing[0]!r}; it is not a manifest of this stage")
-    return table
+    return table if row_type is None else _complete(table, schema_of(row_type), path)
+
+
+def _complete(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
+    missing = [field for field in schema if field.name not in table.column_names]
+    if not missing:
+        return table
+    for field in missing:
+        if not field.nullable:
+            raise ManifestError(f"{path} lacks the column {field.name!r}; it is not a manifest of this stage")
+        table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    others = [name for name in table.column_names if name not in schema.names]
+    return table.select([*schema.names, *others])
 
 
 def read_provenance(path: Path) -> Provenance:

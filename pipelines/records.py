@@ -36,12 +36,20 @@ class VideoRow:
     split: str | None = None
     original: str | None = None
     """The video_key that a fake was made from; groups both in splits."""
+    identity: str | None = None
+    """Who is seen, several separated by `;`: a face swap shows the target's body with the source's face."""
     dataset: str | None = None
     method: str | None = None
     compression: str | None = None
     status: str = "ok"
     error: str | None = None
     rows: int = 0
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """The names in `identity`, each once; empty where nobody has said."""
+        names = (name.strip() for name in (self.identity or "").split(";"))
+        return tuple(dict.fromkeys(name for name in names if name))
 
 
 @dataclass(frozen=True)
@@ -116,11 +124,16 @@ class EpochRow:
     train_loss: float
     train_ce: float
     train_ce_augmented: float | None
-    train_ril: float | None
+    """Of the degraded images, in epochs with attention-guided augmentation."""
+    train_auxiliary: float | None
+    """Regional independence or additive-margin loss, before its weight."""
+    train_match: float | None
     val_auc: float
     """Video level, mean over the video's faces."""
     val_log_loss: float
     val_videos: int
+    attention_cosine: float | None
+    """Mean cosine between the attention maps of a validation face: 0 apart, 1 when all maps look alike."""
     images: int
     is_best: bool
 

@@ -189,12 +189,30 @@ def _write_labels(collection: Path, text: str) -> Path:
 def test_a_labels_file_names_videos_by_relative_path_or_by_a_file_name_that_is_unique(collection: Path) -> None:
     labels = _write_labels(
         collection,
-        "\ufeffvideo,label,split,original\nm1/a.mp4,real,train,\nb.mp4,fake,test,m1/a\nelsewhere.mp4,real,,\n",
+        "\ufeffvideo,label,split,original,identity\nm1/a.mp4,real,train,,\nb.mp4,fake,test,m1/a,Anna; Ben\n",
     )
     rows = {row.video_key: row for row in _rows([collection], labels)}
     assert (rows["m1/a"].label, rows["m1/a"].split, rows["m1/a"].original) == ("real", "train", None)
     assert (rows["m2/b"].label, rows["m2/b"].split, rows["m2/b"].original) == ("fake", "test", "m1/a")
+    assert [rows[key].identities for key in ("m1/a", "m2/b")] == [(), ("Anna", "Ben")]
     assert rows["m2/a"].label is None
+
+
+@pytest.mark.parametrize(
+    ("others", "warning"),
+    [
+        ([], None),
+        (["c.mp4"], "1 of its rows fit no input: 'c.mp4'"),
+        (["c", "d", "e", "", "f"], "5 of its rows fit no input: 'c', 'd', 'e', …"),
+    ],
+)
+def test_rows_of_a_labels_file_that_fit_no_input_are_counted_and_named(
+    collection: Path, caplog: pytest.LogCaptureFixture, others: list[str], warning: str | None
+) -> None:
+    text = "".join(f"{name},real\n" for name in ("b.mp4", *others))
+    labels = _write_labels(collection, f"video,label\n{text}")
+    _rows([collection], labels)
+    assert caplog.messages == ([f"{labels}: {warning}"] if warning else [])
 
 
 @pytest.mark.parametrize(
@@ -206,11 +224,12 @@ def test_a_labels_file_names_videos_by_relative_path_or_by_a_file_name_that_is_u
         ),
         ("video,label\nb.mp4,maybe\n", r"line 2: unknown label 'maybe'; use real or fake"),
         ("video,label,split\nb.mp4,real,dev\n", r"unknown split 'dev'; use train, val or test"),
-        ("video,class\nb.mp4,real\n", r"lacks the column 'label'; it needs video,label\[,split,original\]"),
+        ("video,class\nb.mp4,real\n", r"lacks the column 'label'; it needs video,label\[,split,original,identity\]"),
         ("name,label\nb.mp4,real\n", r"lacks the column 'video'"),
         ("", r"lacks the column 'label'"),
         ("video,label\nc.mp4,real\n", r"names none of the 3 inputs; `video` must be their path relative to the folder"),
         ("video,label\nb.mp4,real\nm2/b.mp4,fake\n", r"'m2/b.mp4' is labelled twice, differently; keep one row"),
+        ("video,label,identity\nb.mp4,real,A\nm2/b.mp4,real,B\n", r"'m2/b.mp4' is labelled twice, differently"),
     ],
 )
 def test_a_labels_file_that_does_not_fit_is_refused_with_the_reason(collection: Path, text: str, message: str) -> None:

@@ -174,6 +174,27 @@ def test_a_table_without_a_column_of_its_stage_is_refused_by_name(tmp_path: Path
     write_table(rows_to_table([VIDEO], VideoRow), tmp_path / "a.parquet", EXTRACT)
     with pytest.raises(ManifestError, match="lacks the column 'frame_index'"):
         read_table(tmp_path / "a.parquet", FrameRow)
+    write_table(rows_to_table([VIDEO], VideoRow).drop_columns(["identity", "sha256"]), tmp_path / "b.parquet", EXTRACT)
+    with pytest.raises(ManifestError, match="lacks the column 'sha256'"):
+        read_table(tmp_path / "b.parquet", VideoRow)
+
+
+@pytest.mark.parametrize("absent", [["identity"], ["identity", "original", "error"]])
+def test_a_nullable_column_that_an_earlier_version_did_not_know_is_read_as_null(
+    tmp_path: Path, absent: list[str]
+) -> None:
+    path = tmp_path / "videos.parquet"
+    rows = [replace(VIDEO, label="real", rows=3), replace(VIDEO, label="fake")]
+    write_table(rows_to_table(rows, VideoRow).drop_columns(absent), path, EXTRACT)
+    table = read_table(path, VideoRow)
+    assert table.schema.remove_metadata() == schema_of(VideoRow)
+    assert table_to_rows(table, VideoRow) == rows
+
+
+def test_columns_that_are_not_of_the_stage_are_kept_behind_its_own(tmp_path: Path) -> None:
+    table = rows_to_table([VIDEO], VideoRow).drop_columns(["identity"]).append_column("more", pa.array([1]))
+    write_table(table, tmp_path / "a.parquet", EXTRACT)
+    assert read_table(tmp_path / "a.parquet", VideoRow).column_names == [*schema_of(VideoRow).names, "more"]
 
 
 def test_the_digest_of_json_does_not_depend_on_the_order_of_keys() -> None:

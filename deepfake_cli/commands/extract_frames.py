@@ -22,7 +22,7 @@ def extract_frames(
     fps: Annotated[float | None, typer.Option(help="Frames per second, instead of a number.")] = ExtractConfig.fps,
     start: Annotated[float | None, typer.Option(help="Seconds from the first frame.")] = ExtractConfig.start_seconds,
     end: Annotated[float | None, typer.Option(help="Seconds from the first frame.")] = ExtractConfig.end_seconds,
-    labels: Annotated[Path | None, typer.Option(help="CSV video,label[,split,original].")] = None,
+    labels: Annotated[Path | None, typer.Option(help="CSV video,label[,split,original,identity].")] = None,
     decoder: Annotated[opt.Decoder, typer.Option(help="Video reader.")] = opt.Decoder(ExtractConfig.decoder),
     format: Annotated[opt.FrameFormat, typer.Option(help="png is lossless.")] = opt.FrameFormat(ExtractConfig.format),
     workers: opt.Workers = RunOptions.workers,

@@ -31,6 +31,7 @@ class SourceFace:
     label: str | None
     split: str | None
     original: str | None
+    identity: str | None
 
 
 def read_source(source: Path) -> Iterator[SourceFace]:
@@ -65,7 +66,7 @@ def _read_parquet(source: Path) -> Iterator[SourceFace]:
         raise DatasetError(
             f"{source}: the column {image_column!r} holds {kind}; it must hold encoded pictures as bytes"
         )
-    given = [name for name in ("video", "label", "split", "original") if name in file.schema_arrow.names]
+    given = [name for name in ("video", "label", "split", "original", "identity") if name in file.schema_arrow.names]
     number = 0
     for group in range(file.num_row_groups):
         for record in file.read_row_group(group, columns=[image_column, *given]).to_pylist():
@@ -84,7 +85,7 @@ def _read_csv(source: Path) -> Iterator[SourceFace]:
     missing = {"path", "label"} - set(fields)
     if missing:
         raise DatasetError(
-            f"{source} lacks the column {sorted(missing)[0]!r}; it needs path,label[,video,split,original]"
+            f"{source} lacks the column {sorted(missing)[0]!r}; it needs path,label[,video,split,original,identity]"
         )
     for number, record in enumerate(records, start=2):
         name = record["path"]
@@ -120,12 +121,13 @@ def _reader_of(path: Path) -> Callable[[], bytes]:
 
 
 def _make_face(name: str, read: Callable[[], bytes], record: dict[str, str | None]) -> SourceFace:
-    given = record.get("label")
+    label, identity = (None if record.get(key) in (None, "") else str(record[key]) for key in ("label", "identity"))
     return SourceFace(
         name=name,
         read=read,
         video=record.get("video") or None,
-        label=check_label(None if given in (None, "") else str(given), name),
+        label=check_label(label, name),
         split=check_split(record.get("split") or None, name),
         original=record.get("original") or None,
+        identity=identity,
     )

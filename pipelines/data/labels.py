@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from pipelines.errors import DatasetError
 from pipelines.records import LABELS, SPLITS
+
+log = logging.getLogger(__name__)
+EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -18,12 +22,14 @@ class VideoLabel:
     label: str | None
     split: str | None = None
     original: str | None = None
+    identity: str | None = None
 
 
 def read_labels(path: Path, names: Mapping[Path, str]) -> dict[Path, VideoLabel]:
-    """The labels of a CSV `video,label[,split,original]` for the inputs, given with their path relative to their folder.
+    """The labels of a CSV `video,label[,split,original,identity]` for the inputs, given as path and name.
 
-    `video` is such a relative path, or a file name if only one input has it.
+    A name is the path relative to the input folder; `video` is such a name, or a file name if only one input has it. Rows
+    that fit no input are counted in a warning: the file may describe more than is wanted, or misspell it.
 
     Raises:
         DatasetError: missing columns, an unknown label, an ambiguous name, a video labelled twice, or no row that fits.
@@ -34,12 +40,15 @@ def read_labels(path: Path, names: Mapping[Path, str]) -> dict[Path, VideoLabel]
         by_name.setdefault(name, []).append(input_path)
         by_file_name.setdefault(PurePath(name).name, []).append(input_path)
     labels: dict[Path, VideoLabel] = {}
+    unmatched: list[str] = []
     for video, label in _read_rows(path):
         matches = by_name.get(video) or by_file_name.get(video, [])
         if len(matches) > 1:
             raise DatasetError(
                 f"{path}: {video!r} could be {matches[0]} or {matches[1]}; give the path relative to the folder"
             )
+        if not matches:
+            unmatched.append(video)
         for match in matches:
             if labels.setdefault(match, label) != label:
                 raise DatasetError(f"{path}: {video!r} is labelled twice, differently; keep one row")
@@ -47,6 +56,9 @@ def read_labels(path: Path, names: Mapping[Path, str]) -> dict[Path, VideoLabel]
         raise DatasetError(
             f"{path} names none of the {len(names)} inputs; `video` must be their path relative to the folder"
         )
+    if unmatched:
+        named = ", ".join(repr(name) for name in unmatched[:EXAMPLES]) + (", …" if len(unmatched) > EXAMPLES else "")
+        log.warning("%s: %d of its rows fit no input: %s", path, len(unmatched), named)
     return labels
 
 
@@ -79,7 +91,7 @@ def _read_rows(path: Path) -> list[tuple[str, VideoLabel]]:
             missing = {"video", "label"} - set(reader.fieldnames or ())
             if missing:
                 raise DatasetError(
-                    f"{path} lacks the column {sorted(missing)[0]!r}; it needs video,label[,split,original]"
+                    f"{path} lacks the column {sorted(missing)[0]!r}; it needs video,label[,split,original,identity]"
                 )
             return [(record["video"], _to_label(record, f"{path} line {reader.line_num}")) for record in reader]
     except (OSError, UnicodeDecodeError) as error:
@@ -91,4 +103,5 @@ def _to_label(record: Mapping[str, str | None], where: str) -> VideoLabel:
         label=check_label(record.get("label") or None, where),
         split=check_split(record.get("split") or None, where),
         original=record.get("original") or None,
+        identity=record.get("identity") or None,
     )

@@ -32,7 +32,8 @@ def extract_frames(
 
     Args:
         inputs: files, folders (searched recursively) or `.txt` lists.
-        labels: CSV `video,label[,split,original]`; without it, folders named `real` and `fake` label what they hold.
+        labels: CSV `video,label[,split,original,identity]`; without it, folders named `real` and `fake` label what they
+            hold.
 
     Raises:
         ConfigError: no inputs, wrong labels, or a workspace made with other settings.

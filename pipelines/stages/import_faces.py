@@ -74,9 +74,9 @@ def import_faces(
     """Write the workspace's `detect-faces` stage from pictures of faces.
 
     Args:
-        source: a Parquet file (`image` or `image_jpeg`; `video, label, split, original` optional), a CSV
-            (`path, label`; `video, split, original` optional) or a folder with `real/` and `fake/`, optionally under
-            `train/`, `val/`, `test/`.
+        source: a Parquet file (`image` or `image_jpeg`; `video, label, split, original, identity` optional), a CSV
+            (`path, label`; `video, split, original, identity` optional) or a folder with `real/` and `fake/`, optionally
+            under `train/`, `val/`, `test/`.
 
     Raises:
         DatasetError: nothing to import, or one picture with two labels.
@@ -218,7 +218,16 @@ def _group_videos(faces: Iterable[SourceFace]) -> list[SourceVideo]:
     label_of: dict[str, tuple[str | None, str]] = {}
     for name, members in groups.items():
         label, split, original = _agreed(name, members)
-        row = VideoRow("", "", video_key=name, path=name, label=label, split=split, original=original)
+        row = VideoRow(
+            video_id="",
+            sha256="",
+            video_key=name,
+            path=name,
+            label=label,
+            split=split,
+            original=original,
+            identity=_everybody(members),
+        )
         pictures = [face.read() for face in members]
         if all(pictures):
             sha256 = _digest_of(pictures)
@@ -246,6 +255,11 @@ def _agreed(name: str, faces: Sequence[SourceFace]) -> tuple[str | None, str | N
     if len(values) > 1:
         raise DatasetError(f"the faces of {name} differ in label, split or original; give each video one of each")
     return values.pop()
+
+
+def _everybody(faces: Sequence[SourceFace]) -> str | None:
+    """Who is seen in a video: the faces of one video may be of several people."""
+    return ";".join(dict.fromkeys(face.identity for face in faces if face.identity)) or None
 
 
 def _make_batches(videos: Iterable[SourceVideo]) -> Iterator[FaceBatch]:

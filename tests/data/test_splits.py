@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -35,7 +36,8 @@ def _groups(videos: Iterable[VideoRow]) -> set[str]:
 
 
 def _split(videos: list[VideoRow], val_fraction: float = 0.25, seed: int = 0) -> tuple[list[VideoRow], list[VideoRow]]:
-    return split_videos(videos, val_fraction=val_fraction, seed=seed)
+    split = split_videos(videos, val_fraction=val_fraction, seed=seed)
+    return split.train, split.val
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -84,13 +86,18 @@ def test_small_collections_get_both_classes_on_both_sides() -> None:
             assert {video.label for video in side} == {"real", "fake"}
 
 
-def test_splits_that_are_given_are_kept_and_test_is_never_used() -> None:
+def test_splits_that_are_given_are_kept_and_every_video_stands_on_one_side_in_order() -> None:
     videos = [
-        replace(video, split=("train", "val", "test")[number // 3 % 3]) for number, video in enumerate(_families(9))
+        replace(video, split=("train", "val", "test", None)[number // 3 % 4])
+        for number, video in enumerate(_families(9))
     ]
-    train, val = _split(videos)
-    assert _keys(train) == {video.video_key for video in videos if video.split == "train"}
-    assert _keys(val) == {video.video_key for video in videos if video.split == "val"}
+    videos[0] = replace(videos[0], status="no_face")
+    held_out = [_video("late", "fake", original="real2"), _video("nobody", None, split="train")]
+    split = split_videos([*videos, *held_out], val_fraction=0.5, seed=0)
+    assert split.train == [video for video in videos[1:] if video.split in ("train", None)]
+    assert split.val == [video for video in videos if video.split == "val"]
+    assert split.test == [video for video in videos if video.split == "test"]
+    assert split.unused == [videos[0], *held_out]
 
 
 def test_validation_is_dealt_from_training_where_only_that_is_given() -> None:
@@ -164,3 +171,99 @@ def test_an_original_is_known_by_its_key_its_path_and_its_file_name(spelling: st
     train, val = _split(videos)
     sides = [{video.video_key.split("/")[1].split("-")[0] for video in side} for side in (train, val)]
     assert sides[0] & sides[1] == set()
+
+
+def test_a_fake_of_a_fake_stays_with_the_first_original() -> None:
+    videos = [*_families(12), *(_video(f"again{number}", "fake", original=f"fake{number}-0") for number in range(12))]
+    for seed in range(5):
+        train, val = _split(videos, seed=seed)
+        numbers = [{re.findall(r"\d+", video.video_key)[0] for video in side} for side in (train, val)]
+        assert numbers[0] & numbers[1] == set()
+
+
+def _people(sizes: Iterable[int]) -> list[VideoRow]:
+    """Of each person so many videos, none made from another: every second one is fake."""
+    return [
+        _video(f"p{person:02d}-{i}", ("real", "fake")[i % 2], identity=f"person {person}")
+        for person, size in enumerate(sizes)
+        for i in range(size)
+    ]
+
+
+def _seen(videos: Iterable[VideoRow]) -> set[str]:
+    return {person for video in videos for person in video.identities}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_one_identity_never_stands_on_both_sides(seed: int) -> None:
+    swaps = [
+        _video(f"swap{n}", "fake", original=f"p{n:02d}-0", identity=f"person {n};person {n + 10}") for n in range(5)
+    ]
+    train, val = _split([*_people([7] * 20), *swaps], seed=seed)
+    assert _seen(train) & _seen(val) == set()
+    assert len(train) + len(val) == 145
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fraction", "expected", "within"),
+    [
+        ([300, 300, 300, 300, 300], 0.1, 300, 0),
+        ([400, 350, 300, 250, 200], 0.1, 200, 0),
+        ([500, 300, 200], 0.5, 500, 0),
+        ([100, 90, 60, 400, 350], 0.15, 150, 0),
+        ([1000, *[10] * 40], 0.1, 140, 0),
+        ([200] * 30, 0.12, 800, 0),
+        (range(2, 80, 2), 0.06, 94, 2),
+        (range(2, 80, 2), 0.5, 780, 8),
+    ],
+)
+def test_where_identities_are_known_the_share_is_of_the_videos_as_nearly_as_they_allow(
+    sizes: Iterable[int], fraction: float, expected: int, within: int
+) -> None:
+    for seed in range(4):
+        train, val = _split(_people(sizes), fraction, seed)
+        assert abs(len(val) - expected) <= within and {video.label for video in train} == {"real", "fake"}
+
+
+def test_classes_that_no_person_shares_are_both_held_out_all_the_same() -> None:
+    videos = [replace(video, label=("real", "fake")[int(video.video_key[1:3]) % 2]) for video in _people([20] * 14)]
+    for seed in range(6):
+        for side in _split(videos, 0.05, seed):
+            assert {video.label for video in side} == {"real", "fake"}
+
+
+def test_more_videos_of_known_people_hardly_move_the_others() -> None:
+    before = _people(range(20, 60))
+    added = [_video(f"0-{i}", ("real", "fake")[i % 2], identity=f"person {i % 5}") for i in range(10)]
+    moved = []
+    for seed in range(20):
+        first, second = (_seen(_split(videos, 0.2, seed)[1]) for videos in (before, [*before, *added]))
+        moved.append(len(first ^ second))
+    assert sum(moved) / len(moved) < 3
+
+
+def test_what_has_no_split_and_shows_somebody_who_is_held_out_never_trains() -> None:
+    people = _people([4] * 5)
+    videos = [replace(video, split="val") if "person 0" in video.identities else video for video in people]
+    swap = _video("swap", "fake", identity="person 0;person 1")
+    fake = _video("fake", "fake", original="quiet")
+    quiet = _video("quiet", "real", identity="person 0")
+    split = split_videos([*videos, swap, fake, quiet], val_fraction=0.5, seed=0)
+    assert split.unused == [swap, fake, quiet]
+    assert _seen(split.train) == {f"person {number}" for number in range(1, 5)}
+
+
+@pytest.mark.parametrize(
+    ("videos", "message"),
+    [
+        (_people([8]), "all 4 real videos belong to one group, joined by originals, identities or copies"),
+        (_families(1, fakes=5) + [_video(f"r{i}", "real") for i in range(5)], "all 5 fake videos belong to one group"),
+        (
+            _people([6] * 4) + [_video(f"swap{n}", "fake", identity=f"person {n};person {n + 1}") for n in range(3)],
+            "all 12 real videos belong to one group, .* give some the split val in the labels",
+        ),
+    ],
+)
+def test_videos_that_all_belong_together_are_refused_with_the_way_out(videos: list[VideoRow], message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        _split(videos)

@@ -13,8 +13,8 @@ from pipelines import DetectConfig, ExtractConfig, RunOptions, detect_faces, ext
 from pipelines.errors import CheckpointError, ManifestError, SettingsChangedError
 from pipelines.faces.align import TEMPLATE
 from pipelines.image_files import read_image
-from pipelines.manifest import read_provenance, read_table
-from pipelines.records import LANDMARK_NAMES, FaceRow, schema_of, table_to_rows
+from pipelines.manifest import read_provenance, read_table, write_table
+from pipelines.records import LANDMARK_NAMES, FaceRow, VideoRow, rows_to_table, schema_of, table_to_rows
 from tests.support import file_contents, modification_times, stage_content, statuses, temporary_files
 from tests.synthetic import write_video
 
@@ -70,6 +70,28 @@ def test_the_provenance_names_detector_digest_and_the_frames_it_was_made_from(
     provenance = read_provenance(faces_workspace / "detect-faces" / "manifest.parquet")
     assert provenance.settings["detector_sha256"] == file_digest(detector_file)
     assert provenance.upstream is not None and provenance.upstream.settings["frames"] == 4
+
+
+def test_labels_and_identities_of_the_frames_stand_in_the_rows(work: Path, config: DetectConfig) -> None:
+    path = work / "extract-frames" / "videos.parquet"
+    videos = table_to_rows(read_table(path, VideoRow), VideoRow)
+    known = [replace(video, label="real", identity=f"person {n};x") for n, video in enumerate(videos)]
+    write_table(rows_to_table(known, VideoRow), path, read_provenance(path))
+    summary = detect_faces(work, config)
+    assert summary.skipped == len(known)
+    assert [(v.label, v.identity) for v in summary.videos] == [(v.label, v.identity) for v in known]
+
+
+def test_a_workspace_of_before_identities_were_known_stays_valid(work: Path, config: DetectConfig) -> None:
+    for stage in ("extract-frames", "detect-faces"):
+        path = work / stage / "videos.parquet"
+        write_table(read_table(path).drop_columns(["identity"]), path, read_provenance(path))
+    crops = sorted((work / "detect-faces" / "crops").rglob("*.png"))
+    before = modification_times(crops)
+    summary = detect_faces(work, config)
+    assert summary.skipped == len(summary.videos) and {video.identity for video in summary.videos} == {None}
+    assert len(crops) == 8 and modification_times(crops) == before
+    assert read_table(work / "detect-faces" / "videos.parquet").column_names == schema_of(VideoRow).names
 
 
 def test_finished_videos_are_skipped_without_loading_the_detector(work: Path, config: DetectConfig) -> None:

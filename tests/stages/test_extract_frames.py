@@ -101,12 +101,13 @@ def test_jpeg_frames_are_smaller_and_still_right(videos: Path, work: Path) -> No
 
 
 def test_labels_of_folders_and_of_a_file_stand_in_the_rows(videos: Path, work: Path) -> None:
-    (videos / "labels.csv").write_text("video,label,split,original\nb.mp4,fake,train,a\na.mkv,real,train,\n")
+    header = "video,label,split,original,identity"
+    (videos / "labels.csv").write_text(f"{header}\nb.mp4,fake,train,a,Anna;Ben\na.mkv,real,train,,Ben\n")
     summary = extract_frames([videos], work, FOUR, labels=videos / "labels.csv")
-    assert [(video.label, video.split, video.original) for video in summary.videos] == [
-        ("real", "train", None),
-        ("fake", "train", "a"),
-        (None, None, None),
+    assert [(video.label, video.split, video.original, video.identity) for video in summary.videos] == [
+        ("real", "train", None, "Ben"),
+        ("fake", "train", "a", "Anna;Ben"),
+        (None, None, None, None),
     ]
 
 

@@ -154,6 +154,22 @@ def test_a_repeated_video_value_makes_one_video_of_several_faces(tmp_path: Path,
     ]  # fmt: skip
 
 
+def test_who_is_seen_in_a_video_is_everybody_that_its_faces_name(tmp_path: Path, work: Path) -> None:
+    named = [("v1", "Anna"), ("v2", None), ("v1", None), ("v1", "Ben"), ("v1", "Anna")]
+    faces = [
+        {"image": make_noise(n), "video": video, "label": "real", "identity": identity}
+        for n, (video, identity) in enumerate(named)
+    ]
+    summary = import_faces(write_faces_parquet(tmp_path / "faces.parquet", faces), work, AS_IS)
+    assert [(video.video_key, video.identity) for video in summary.videos] == [("v1", "Anna;Ben"), ("v2", None)]
+
+
+def test_numbers_name_people_too(tmp_path: Path, work: Path) -> None:
+    faces = [{"image": make_noise(n), "label": "real", "identity": n} for n in range(2)]
+    summary = import_faces(write_faces_parquet(tmp_path / "faces.parquet", faces), work, AS_IS)
+    assert [video.identities for video in summary.videos] == [("0",), ("1",)]
+
+
 def _write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -167,13 +183,13 @@ def test_a_csv_names_pictures_relative_to_itself(tmp_path: Path, work: Path) -> 
     for number in range(3):
         (tmp_path / "pictures" / f"{number} ü.png").write_bytes(make_noise(number))
     rows = [
-        {"path": f"pictures/{number} ü.png", "label": label, "video": video, "split": "train"}
+        {"path": f"pictures/{number} ü.png", "label": label, "video": video, "split": "train", "identity": "Ü"}
         for number, (label, video) in enumerate([("real", "a"), ("fake", ""), ("real", "a")])
     ]
     summary = import_faces(_write_csv(tmp_path / "faces.csv", rows), work, AS_IS)
-    assert [(v.path, v.label, v.split, v.rows) for v in summary.videos] == [
-        ("a", "real", "train", 2),
-        ("pictures/1 ü.png", "fake", "train", 1),
+    assert [(v.path, v.label, v.split, v.identity, v.rows) for v in summary.videos] == [
+        ("a", "real", "train", "Ü", 2),
+        ("pictures/1 ü.png", "fake", "train", "Ü", 1),
     ]
 
 
