@@ -18,10 +18,14 @@ JPEG_QUALITY = 95
 
 def write_image(path: Path, image: Image) -> None:
     """Write as the suffix says; encoded in memory first, so a full disk is an OSError and not silence."""
-    is_png = path.suffix == ".png"
+    path.write_bytes(encode_image(image, path.suffix))
+
+
+def encode_image(image: Image, suffix: str) -> bytes:
+    """The file's content for `.png` or `.jpg`."""
+    is_png = suffix == ".png"
     options = [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION] if is_png else [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1]
-    path.write_bytes(encoded.tobytes())
+    return cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 
 def read_image(path: Path) -> Image:
