@@ -10,13 +10,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.config import DetectConfig, ExtractConfig, ImportConfig, PredictConfig, RunOptions, TrainConfig
+    from pipelines.config import DetectConfig, ExtractConfig, ImportConfig, PredictConfig, RunOptions
     from pipelines.inspection import inspect, read_manifest
     from pipelines.stages.detect_faces import detect_faces
     from pipelines.stages.extract_frames import extract_frames
     from pipelines.stages.import_faces import import_faces
+    from pipelines.stages.import_weights import import_weights
     from pipelines.stages.predict import predict, predict_faces
-    from pipelines.stages.train import train
+    from pipelines.stages.train import preview_augmentations, train
+    from pipelines.training.config import TrainConfig, TrainOptions, make_train_config
 
 _HOMES = {
     "DetectConfig": "config",
@@ -24,13 +26,17 @@ _HOMES = {
     "ImportConfig": "config",
     "PredictConfig": "config",
     "RunOptions": "config",
-    "TrainConfig": "config",
+    "TrainConfig": "training.config",
+    "TrainOptions": "training.config",
     "detect_faces": "stages.detect_faces",
     "extract_frames": "stages.extract_frames",
     "import_faces": "stages.import_faces",
+    "import_weights": "stages.import_weights",
     "inspect": "inspection",
+    "make_train_config": "training.config",
     "predict": "stages.predict",
     "predict_faces": "stages.predict",
+    "preview_augmentations": "stages.train",
     "read_manifest": "inspection",
     "train": "stages.train",
 }
@@ -41,12 +47,16 @@ __all__ = [  # noqa: RUF022 - by kind
     "PredictConfig",
     "RunOptions",
     "TrainConfig",
+    "TrainOptions",
     "detect_faces",
     "extract_frames",
     "import_faces",
+    "import_weights",
     "inspect",
+    "make_train_config",
     "predict",
     "predict_faces",
+    "preview_augmentations",
     "read_manifest",
     "train",
 ]

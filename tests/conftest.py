@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,10 @@ from typer.testing import CliRunner, Result
 
 import weights
 from tests.fork_server import ForkServer
-from tests.support import EXAMPLES, REPOSITORY, encode_png
+from tests.support import EXAMPLES, REPOSITORY, encode_png, make_noise, write_faces_parquet
+
+if TYPE_CHECKING:
+    from pipelines.data.faces import Face
 
 # The networks of the tests are so small that threads only get into each other's way; torch is imported later than this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -129,6 +133,43 @@ def faces_workspace(
     extract_frames([clip, forged_clip], work, ExtractConfig(frames=4))
     detect_faces(work, DetectConfig(detector=str(detector_file)))
     return work
+
+
+@pytest.fixture(scope="session")
+def training_faces(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Face], list[Face]]:
+    """Eight training and eight validation crops: noise is real, checkers are fake; two faces a video."""
+    import cv2
+
+    from pipelines.data.faces import Face
+
+    folder, rng = tmp_path_factory.mktemp("crops"), np.random.default_rng(0)
+    checkers = np.indices((380, 380)).sum(axis=0) // 20 % 2
+    made: list[Face] = []
+    for number in range(16):
+        label, video = number % 2, f"video{number // 4}-{number % 2}"
+        noise = rng.integers(0, 256, (380, 380, 3))
+        image = np.repeat((checkers * (120 + 8 * number))[..., None], 3, axis=2) if label else noise
+        path = folder / f"{number}.png"
+        cv2.imwrite(str(path), image.astype(np.uint8))
+        made.append(Face(path, label, video))
+    return made[:8], made[8:]
+
+
+@pytest.fixture(scope="session")
+def imported_faces(tmp_path_factory: pytest.TempPathFactory, face_pictures: dict[str, list[Image]]) -> Path:
+    """A workspace with ten pictures: splits train, val and test, and one picture that does not decode. Copy it to use it."""
+    from pipelines import ImportConfig, import_faces
+
+    records: list[dict[str, object]] = []
+    for label, pictures in face_pictures.items():
+        for number, split in enumerate(("train", "train", "val", "test")):
+            video = f"{label}/{number}"
+            records.append({"image": encode_png(pictures[number]), "video": video, "label": label, "split": split})
+    records.append({"image": make_noise(5), "video": "unlabelled", "label": None, "split": "train"})
+    records.append({"image": b"broken", "video": "broken", "label": "real", "split": "train"})
+    folder = tmp_path_factory.mktemp("imported")
+    import_faces(write_faces_parquet(folder / "f.parquet", records), folder / "work", ImportConfig(as_is=True))
+    return folder / "work"
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,38 @@ def file_contents(folder: Path, *suffixes: str) -> dict[str, bytes]:
     }
 
 
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Look again and again until it is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not so after {seconds} s")
+        time.sleep(0.002)
+
+
 def statuses(rows: Sequence[Any]) -> dict[str, str]:
     """Status by file name, of VideoRows or ScoreRows."""
     return {os.path.basename(getattr(row, "path", None) or row.video): row.status for row in rows}
+
+
+def differences(state: Any, other: Any) -> list[str]:
+    """Where two nested states (mappings, sequences, tensors, values) are not equal bit for bit."""
+    left, right = _leaves(state), _leaves(other)
+    missing = sorted(left.keys() ^ right.keys())
+    return missing + [name for name in left.keys() & right.keys() if not _is_equal(left[name], right[name])]
+
+
+def _leaves(value: Any, name: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = dict(enumerate(value)).items()
+    else:
+        return {name: value}
+    return {key: leaf for part, inner in items for key, leaf in _leaves(inner, f"{name}/{part}").items()}
+
+
+def _is_equal(value: Any, other: Any) -> bool:
+    if hasattr(value, "numpy") and hasattr(other, "numpy"):
+        return bool(value.dtype == other.dtype and np.array_equal(value.numpy(), other.numpy()))
+    return bool(value == other)

@@ -1,69 +1,113 @@
-"""The training loop: one epoch after another, each a function of the state before it and of (seed, epoch).
+"""The training loop: one step after another, each a function of the state before it and of (seed, epoch, step).
 
-That is why a run that was stopped and resumed at an epoch's end equals the undisturbed one.
+That is why a run that was stopped and resumed, at whatever step, equals the undisturbed one.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from lightning_fabric import Fabric
+from torch import Tensor, nn
 
-from pipelines.config import TrainConfig
-from pipelines.data.faces import FaceImages, draw_balanced, load_batches
-from pipelines.errors import TrainingDivergedError
-from pipelines.models.multi_attention.network import MultiAttentionDetector
+from pipelines.data.faces import Batch, FaceImages, draw_balanced, load_batches
+from pipelines.models.backbone import BackboneClassifier, synchronize_batch_norm
 from pipelines.preprocessing import to_network_input
 from pipelines.records import EpochRow
-from pipelines.scoring.metrics import log_loss, mean_by_group, roc_auc
-from pipelines.training.attention_augmentation import AttentionAugmentation
-from pipelines.training.losses import RegionalIndependenceLoss
+from pipelines.training.config import TrainConfig
 from pipelines.training.optimization import learning_rate_factor, make_optimizer, set_learning_rate
+from pipelines.training.step import Network, Phase, StepLosses, TrainingStep
+from pipelines.training.validation import ValidationScores, validate
 
-Phase = Literal["backbone", "network"]
-EVALUATION_BATCH_SIZE = 64
+Means = dict[str, float]
+"""The parts of StepLosses by name."""
 
 
-@dataclass
-class StepLosses:
-    """Losses of one step, or their means over an epoch."""
+@dataclass(frozen=True)
+class StepReport:
+    """What happened in one step."""
 
-    total: float = 0.0
-    ce: float = 0.0
-    ce_augmented: float | None = None
-    ril: float | None = None
+    epoch: int
+    """From 0, like `step`."""
+    step: int
+    steps: int
+    losses: Means
+    learning_rate: float
+    gradient_norm: float
+    """Before clipping."""
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one epoch ended with."""
+
+    row: EpochRow
+    images_per_second: float
+    """Of the steps that this run of the program made, without validation."""
+    loader_share: float
+    """Share of their time that went by waiting for images."""
+    seconds: float
+
+
+class Diverged(Exception):
+    """A loss or its gradient is no longer a number: what it was computed from."""
+
+    def __init__(self, report: StepReport, batch: Batch, inputs: Tensor) -> None:
+        super().__init__(f"losses {report.losses}")
+        self.report, self.batch, self.inputs = report, batch, inputs
 
 
 class Trainer:
     """The state of a training run and the ways it moves forward."""
 
-    def __init__(self, network: MultiAttentionDetector, config: TrainConfig, device: torch.device) -> None:
+    def __init__(self, network: Network, config: TrainConfig, fabric: Fabric | None = None) -> None:
         self.config = config
-        self.device = device
-        self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = copy.deepcopy(self.network) if config.ema_decay else self.network
-        self.optimizer = make_optimizer(self.network.parameters(), config)
-        self.ril = RegionalIndependenceLoss(config.num_attentions, network.backbone.texture_channels).to(device)
-        self.agda = AttentionAugmentation()
+        self.fabric = fabric = fabric or Fabric(accelerator="cpu", devices=1)
+        network = network.to(memory_format=torch.channels_last)
+        if fabric.device.type == "cuda" and fabric.world_size > 1:
+            network = synchronize_batch_norm(network)
+        self.network: Network = network
+        self.step_module = TrainingStep(network, config)
+        self._wrapped = fabric.setup_module(self.step_module)
+        self.average = copy.deepcopy(network) if config.optimization.ema_decay else network
         self.finished_epochs = 0
+        self.step = 0
+        """Steps of the epoch in progress that are done."""
         self.rows: list[EpochRow] = []
+        self._sums: list[Means] = []
+        self._open_phase(self.phase_of(0))
 
     def phase_of(self, epoch: int) -> Phase:
         """What epoch `epoch` (from 0) trains: the backbone with its own head first, then the whole network."""
-        return "backbone" if epoch < self.config.backbone_epochs else "network"
+        return "backbone" if epoch < self._backbone_epochs else "network"
+
+    @property
+    def _backbone_epochs(self) -> int:
+        return 0 if isinstance(self.network, BackboneClassifier) else self.config.backbone_epochs
+
+    @property
+    def is_done(self) -> bool:
+        """All epochs are done, or the validation AUC has not risen for `patience` of them."""
+        if self.finished_epochs >= self.config.epochs:
+            return True
+        rows = [row for row in self.rows if row.phase == "network"]
+        since_best = len(rows) - max((i + 1 for i, row in enumerate(rows) if row.is_best), default=0)
+        return bool(self.config.patience and since_best >= self.config.patience)
 
     def augments(self, epoch: int) -> bool:
         """Whether the epoch has the second, attention-guided pass. One map leaves nothing else to look at: never then."""
-        if self.config.augment == "none" or self.config.num_attentions == 1 or self.phase_of(epoch) == "backbone":
+        agda = self.config.agda
+        if agda.mode == "none" or not self.config.separates_maps or self.phase_of(epoch) == "backbone":
             return False
-        return not self.config.augment_epochs or epoch >= self.config.epochs - self.config.augment_epochs
+        return not agda.last_epochs or epoch >= self.config.epochs - agda.last_epochs
 
     def run_epoch(
         self,
@@ -71,152 +115,240 @@ class Trainer:
         validation: FaceImages,
         *,
         workers: int,
-        on_step: Callable[[int, int, StepLosses], None],
-    ) -> EpochRow:
-        """Train one epoch, validate, and append its row."""
-        epoch, config = self.finished_epochs, self.config
-        torch.manual_seed(_seed_of(config.seed, epoch))
-        rng = np.random.default_rng((config.seed, epoch))
-        generator = torch.Generator().manual_seed(_seed_of(config.seed, epoch) + 1)
-        order = draw_balanced(images.faces, self.samples_per_epoch(images), rng)
-        steps = len(order) // config.train_batch_size
-        sums: list[StepLosses] = []
-        self.network.train()
-        for step, (batch, labels) in enumerate(
-            load_batches(images, order, config.train_batch_size, seed=(config.seed, epoch, 1), workers=workers)
-        ):
-            rate = config.learning_rate * learning_rate_factor(
-                epoch * steps + step,
-                total_steps=config.epochs * steps,
-                warmup_steps=config.warmup_steps,
-                schedule=config.schedule,
-            )
-            set_learning_rate(self.optimizer, rate)
-            inputs = to_network_input(batch, images.contract, self.device)
-            losses = self._step(inputs, torch.from_numpy(labels).to(self.device), epoch, generator)
-            if not np.isfinite(losses.total):
-                raise TrainingDivergedError(
-                    f"the loss became {losses.total} in epoch {epoch + 1}, batch {step + 1}; "
-                    "lower --lr or add --warmup-steps, then resume: the last whole epoch is kept"
-                )
-            sums.append(losses)
-            on_step(step + 1, steps, losses)
-        if self.phase_of(epoch) == "network":
-            self.ril.end_epoch()
-        row = self._make_row(epoch, rate, sums, len(sums) * config.train_batch_size, validation)
-        self.rows.append(row)
-        self.finished_epochs += 1
-        return row
+        on_step: Callable[[StepReport], None] = lambda report: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> EpochReport | None:
+        """Train the epoch in progress to its end, validate, and append its row; None if it was stopped between two steps.
 
-    def samples_per_epoch(self, images: FaceImages) -> int:
-        """Faces drawn per epoch: whole batches, at least one."""
-        batch = self.config.train_batch_size
-        return max(1, (self.config.samples_per_epoch or len(images)) // batch) * batch
+        Raises:
+            Diverged: a loss or its gradient is not finite; the weights are those before the step.
+        """
+        epoch = self.finished_epochs
+        self._open_phase(self.phase_of(epoch))
+        self._set_training()
+        clock = _Clock()
+        with closing(self._batches(images, epoch, workers)) as batches:  # an error must not leave the threads at work
+            for batch in clock.waiting_for(batches):
+                on_step(self._run_step(batch, images, epoch))
+                if self._any_process(should_stop()) and self.step < self.steps_per_epoch(images):
+                    return None
+        clock.stop(faces=self.config.optimization.batch_size)
+        self._close_epoch(validation)
+        return EpochReport(self.rows[-1], clock.images_per_second, clock.loader_share, clock.seconds)
 
-    def _step(self, inputs: Tensor, labels: Tensor, epoch: int, generator: torch.Generator) -> StepLosses:
-        """One update: equation 5, with the cross-entropy of the degraded images where the epoch has them."""
-        losses = StepLosses()
-        if self.phase_of(epoch) == "backbone":
-            total = F.cross_entropy(self.network.classify_backbone(inputs), labels)
-            losses.ce = total.item()
-        else:
-            output = self.network(inputs)
-            ce = F.cross_entropy(output.logits, labels)
-            total, losses.ce = ce, ce.item()
-            if self.config.num_attentions > 1 and self.config.ril_weight:
-                ril = self.ril(output.region_vectors, labels)
-                total, losses.ril = total + self.config.ril_weight * ril, ril.item()
-            if self.augments(epoch):
-                degraded, _ = self.agda(inputs, output.attention_maps.detach(), generator)
-                ce_augmented = F.cross_entropy(self.network(degraded).logits, labels)
-                total, losses.ce_augmented = total + ce_augmented, ce_augmented.item()
-        losses.total = total.item()
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+    def steps_per_epoch(self, images: FaceImages) -> int:
+        """Whole batches, at least one."""
+        return max(1, (self.config.samples_per_epoch or len(images)) // self.config.optimization.batch_size)
+
+    def _any_process(self, answer: bool) -> bool:
+        if self.fabric.world_size == 1:
+            return answer
+        return bool(self.fabric.all_reduce(torch.tensor(float(answer), device=self.fabric.device), reduce_op="sum"))
+
+    def _batches(self, images: FaceImages, epoch: int, workers: int) -> Generator[Batch, None, None]:
+        optimization = self.config.optimization
+        count = self.steps_per_epoch(images) * optimization.batch_size
+        order = draw_balanced(images.faces, count, np.random.default_rng((self.config.seed, epoch)))
+        return load_batches(
+            images,
+            order,
+            optimization.batch_size,
+            seed=(self.config.seed, epoch, 1),
+            workers=workers,
+            first_step=self.step,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+        )
+
+    def _run_step(self, batch: Batch, images: FaceImages, epoch: int) -> StepReport:
+        rate = self._set_rate(epoch, self.steps_per_epoch(images))
+        seed = _seed_of(self.config.seed, epoch, self.step)
+        torch.manual_seed(seed + self.fabric.global_rank)  # dropout, drop path, noise: each process its own
+        generator = torch.Generator().manual_seed(seed)  # what is drawn for the whole batch: all the same
+        inputs = to_network_input(batch.images, images.contract, self.fabric.device)
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        labels = torch.from_numpy(batch.labels).to(self.fabric.device)
+        losses = self._accumulate(inputs, labels, epoch, generator)
+        norm = self._clip() if np.isfinite(losses["total"]) else float("nan")
+        report = StepReport(epoch, self.step, self.steps_per_epoch(images), losses, rate, norm)
+        scaled = self.config.precision == "16"  # there the scaler skips a step whose gradient is not finite
+        if not np.isfinite(losses["total"]) or not (scaled or np.isfinite(norm)):
+            raise Diverged(report, batch, inputs)
         self.optimizer.step()
         self._update_average()
-        return losses
+        self._sums.append(losses)
+        self.step += 1
+        return report
+
+    def _accumulate(self, inputs: Tensor, labels: Tensor, epoch: int, generator: torch.Generator) -> Means:
+        """Gradients of the batch, computed in parts; the mean losses over the parts and the processes."""
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = self.config.optimization.accumulate
+        sums: dict[str, list[Tensor]] = {}
+        for number, (part, part_labels) in enumerate(
+            zip(inputs.chunk(parts), labels.chunk(parts), strict=True), start=1
+        ):
+            with self.fabric.no_backward_sync(self._wrapped, enabled=number < parts):
+                losses: StepLosses = self._wrapped(
+                    part,
+                    part_labels,
+                    self.phase_of(epoch),
+                    augments=self.augments(epoch),
+                    generator=generator,
+                    rank=self.fabric.global_rank,
+                    world_size=self.fabric.world_size,
+                )
+                if bool(torch.isfinite(losses.total)) or self.fabric.world_size > 1:
+                    self.fabric.backward(losses.total / parts)
+            for name, value in losses._asdict().items():
+                if value is not None:
+                    sums.setdefault(name, []).append(value.detach().float())
+        means = torch.stack([torch.stack(values).mean() for values in sums.values()])
+        if self.fabric.world_size > 1:
+            means = torch.as_tensor(self.fabric.all_reduce(means, reduce_op="mean"))
+        return dict(zip(sums, means.tolist(), strict=True))
+
+    def _clip(self) -> float:
+        """The gradient's norm, which is cut to `clip_norm` if that is set."""
+        largest = self.config.optimization.clip_norm or float("inf")
+        norm = self.fabric.clip_gradients(self._wrapped, self.optimizer, max_norm=largest, error_if_nonfinite=False)
+        return float(norm)  # type: ignore[arg-type]
+
+    def _set_rate(self, epoch: int, steps_per_epoch: int) -> float:
+        optimization, phase = self.config.optimization, self.phase_of(epoch)
+        first = 0 if phase == "backbone" else self._backbone_epochs
+        factor = learning_rate_factor(
+            (epoch - first) * steps_per_epoch + self.step,
+            steps_per_epoch=steps_per_epoch,
+            epochs=self._backbone_epochs if phase == "backbone" else self.config.epochs - first,
+            config=optimization,
+        )
+        set_learning_rate(self.optimizer, optimization.learning_rate * factor)
+        return optimization.learning_rate * factor
+
+    def _open_phase(self, phase: Phase) -> None:
+        """A new optimiser for a new phase: the rate starts again, and moments of other losses would mislead it."""
+        if getattr(self, "_phase", None) == phase:
+            return
+        self._phase: Phase = phase
+        if isinstance(self.network, BackboneClassifier):
+            backbone, rest = list(self.network.parameters()), []
+        else:
+            backbone = list(self.network.backbone.parameters())
+            known = {id(parameter) for parameter in backbone}
+            rest = [each for each in self.step_module.parameters() if id(each) not in known]
+        optimizer = make_optimizer(backbone, rest if phase == "network" else [], self.config.optimization)
+        self.optimizer: Any = self.fabric.setup_optimizers(optimizer)
+
+    def _set_training(self) -> None:
+        self._wrapped.train()
+        if self.config.optimization.freeze_batch_norm:
+            for module in self.network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
 
     @torch.no_grad()
     def _update_average(self) -> None:
         if self.average is self.network:
             return
-        decay = self.config.ema_decay
+        decay = self.config.optimization.ema_decay
         for mean, now in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
             if mean.is_floating_point():
                 mean.lerp_(now, 1 - decay)
             else:
                 mean.copy_(now)
 
-    def _make_row(
-        self, epoch: int, rate: float, steps: Sequence[StepLosses], images: int, validation: FaceImages
-    ) -> EpochRow:
-        auc, loss, videos = self.validate(validation, self.phase_of(epoch))
-        earlier = [row.val_auc for row in self.rows if row.phase == self.phase_of(epoch)]
+    def _close_epoch(self, validation: FaceImages) -> None:
+        epoch = self.finished_epochs
+        if self.phase_of(epoch) == "network":
+            self.step_module.end_epoch()
+        self.rows.append(self._make_row(validation))
+        self.finished_epochs, self.step, self._sums = epoch + 1, 0, []
+
+    def _make_row(self, validation: FaceImages) -> EpochRow:
+        phase = self.phase_of(self.finished_epochs)
+        # one process's statistics and averages decide for all
+        scores = self.fabric.broadcast(self.validate(validation, phase) if self.fabric.is_global_zero else None)
+        assert scores is not None
+        earlier = [row.val_auc for row in self.rows if row.phase == phase]
+        losses = {name: _mean(name, self._sums) for name in StepLosses._fields}
         return EpochRow(
-            epoch=epoch + 1,
-            phase=self.phase_of(epoch),
-            learning_rate=rate,
-            train_loss=_mean([step.total for step in steps]) or 0.0,
-            train_ce=_mean([step.ce for step in steps]) or 0.0,
-            train_ce_augmented=_mean([step.ce_augmented for step in steps]),
-            train_ril=_mean([step.ril for step in steps]),
-            val_auc=auc,
-            val_log_loss=loss,
-            val_videos=videos,
-            images=images,
-            is_best=all(auc > value for value in earlier),
+            epoch=self.finished_epochs + 1,
+            phase=phase,
+            learning_rate=self.optimizer.param_groups[-1]["lr"],
+            train_loss=losses["total"] or 0.0,
+            train_ce=losses["ce"] or 0.0,
+            train_ce_augmented=losses["ce_augmented"],
+            train_auxiliary=losses["auxiliary"],
+            train_match=losses["match"],
+            val_auc=scores.auc,
+            val_log_loss=scores.log_loss,
+            val_videos=scores.videos,
+            attention_cosine=scores.attention_cosine,
+            images=len(self._sums) * self.config.optimization.batch_size,
+            is_best=all(scores.auc > value for value in earlier),
         )
 
-    def validate(self, images: FaceImages, phase: Phase) -> tuple[float, float, int]:
-        """AUC and log loss of the videos' mean probabilities, and their number."""
-        probabilities = self.score_faces(images, phase)
-        videos = [face.video_id for face in images.faces]
-        labels = [face.label for face in images.faces]
-        _, scores = mean_by_group(videos, probabilities)
-        _, truth = mean_by_group(videos, labels)
-        return roc_auc(truth, scores), log_loss(truth, scores), len(scores)
-
-    @torch.inference_mode()
-    def score_faces(self, images: FaceImages, phase: Phase) -> npt.NDArray[np.float64]:
-        """Fake probabilities (N,) by the averaged weights."""
-        self.average.eval()
-        parts = []
-        for indices in _in_batches(range(len(images)), EVALUATION_BATCH_SIZE):
-            inputs = to_network_input([images.evaluation_image(i) for i in indices], images.contract, self.device)
-            logits = self.average.classify_backbone(inputs) if phase == "backbone" else self.average(inputs).logits
-            parts.append(logits.float().softmax(dim=1)[:, 1].cpu().double().numpy())
-        return np.concatenate(parts)
+    def validate(self, images: FaceImages, phase: Phase = "network") -> ValidationScores:
+        """How the averaged weights do on the validation videos."""
+        return validate(self.average, images, phase, self.fabric.device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next epoch depends on."""
+        """Everything that the next step depends on."""
         return {
-            "network": self.network.state_dict(),
+            "step_module": self.step_module.state_dict(),
             "average": self.average.state_dict() if self.average is not self.network else None,
             "optimizer": self.optimizer.state_dict(),
-            "ril": self.ril.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
             "rows": [vars(row) for row in self.rows],
+            "step": self.step,
+            "sums": self._sums,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.network.load_state_dict(state["network"])
+        """Go on where `state_dict` was taken."""
+        self.rows = [EpochRow(**row) for row in state["rows"]]
+        self.finished_epochs, self.step = len(self.rows), state["step"]
+        self._sums = list(state["sums"])
+        self.step_module.load_state_dict(state["step_module"])
         if state["average"] is not None:
             self.average.load_state_dict(state["average"])
+        begun = self.finished_epochs if self.step else self.finished_epochs - 1  # whose optimiser was saved
+        self._open_phase(self.phase_of(max(0, begun)))
         self.optimizer.load_state_dict(state["optimizer"])
-        self.ril.load_state_dict(state["ril"])
-        self.rows = [EpochRow(**row) for row in state["rows"]]
-        self.finished_epochs = len(self.rows)
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
+class _Clock:
+    """Where the time of an epoch goes."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.waited = 0.0
+        self.batches = 0
+        self.seconds = self.images_per_second = self.loader_share = 0.0
+
+    def waiting_for(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            before = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - before
+            if batch is None:
+                return
+            self.batches += 1
+            yield batch
+
+    def stop(self, *, faces: int) -> None:
+        self.seconds = time.perf_counter() - self.started
+        self.images_per_second = self.batches * faces / self.seconds
+        self.loader_share = self.waited / self.seconds
+
+
+def _mean(name: str, sums: Sequence[Means]) -> float | None:
+    known = [each[name] for each in sums if name in each]
     return float(np.mean(known)) if known else None
 
 
-def _seed_of(seed: int, epoch: int) -> int:
-    return (seed * 1_000_003 + epoch) % 2**31
-
-
-def _in_batches(indices: range, size: int) -> Iterator[range]:
-    for start in range(0, len(indices), size):
-        yield indices[start : start + size]
+def _seed_of(seed: int, epoch: int, step: int) -> int:
+    """Far apart for neighbouring steps, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{epoch}:{step}".encode()).digest()[:7], "little")

@@ -1,65 +1,149 @@
-"""Regional independence loss (section 3.4): attention maps that stay apart and agree on what each looks at."""
+"""What keeps attention maps apart: regional independence (section 3.4), or additive-margin softmax over the regions.
+
+All of it is computed in float32, also under autocast.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.distributed
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pipelines.training.config import AdditiveMarginConfig, RegionalIndependenceConfig
+
+UPDATE_RATE_FLOOR = 1e-3
+"""alpha never falls below; ours, so that the centres of a long run still follow."""
 
 
 class RegionalIndependenceLoss(nn.Module):
-    """Equations 3 and 4.
-
-    Keeps one centre per attention map. Distances are squared and taken per map; the sum over the maps is averaged over the
-    batch (a literal sum over the batch would swamp a cross-entropy that is a mean).
+    """Equations 3 and 4: one centre per attention map; a map's vectors lie near its centre, centres lie apart.
 
     The centres move towards the batch (equation 4) before the loss is taken, and the gradient runs through that step.
-    They are a buffer: saved with the state, never decayed, changed in training mode only.
+    They are a buffer: saved with the state, never decayed, changed in training mode only. With several processes they move by
+    the whole batch.
     """
 
     centers: Tensor
+    """(M, C)."""
     update_rate: Tensor
+    """alpha, a scalar."""
 
-    def __init__(
-        self,
-        num_attentions: int,
-        channels: int,
-        *,
-        inner_margins: tuple[float, float] = (0.05, 0.1),
-        outer_margin: float = 0.2,
-        update_rate: float = 0.05,
-        update_rate_decay: float = 0.9,
-        update_rate_floor: float = 1e-3,
-    ) -> None:
-        """Args are the paper's: m_in of real and fake, m_out, alpha and its factor per epoch; the floor is ours."""
+    def __init__(self, num_attentions: int, channels: int, config: RegionalIndependenceConfig) -> None:
         super().__init__()
-        self.outer_margin = outer_margin
-        self.update_rate_decay = update_rate_decay
-        self.update_rate_floor = update_rate_floor
+        self.config = config
         self.register_buffer("centers", torch.zeros(num_attentions, channels))
-        self.register_buffer("inner_margins", torch.tensor(inner_margins), persistent=False)
-        self.register_buffer("update_rate", torch.tensor(update_rate))
+        self.register_buffer("update_rate", torch.tensor(config.update_rate))
+        self.register_buffer("inner_margins", torch.tensor(config.inner_margins), persistent=False)
 
     def forward(self, region_vectors: Tensor, labels: Tensor) -> Tensor:
-        """The scalar loss from V (N, M, C) with unit rows and labels (N,) of 0 real, 1 fake; float32 also under autocast."""
+        """The scalar loss from V (N, M, C) with unit rows and labels (N,) of 0 real, 1 fake."""
         with torch.autocast(region_vectors.device.type, enabled=False):
             vectors = region_vectors.float()
-            centers = self.centers - self.update_rate * (self.centers - vectors.mean(dim=0))
-            if self.training:
-                self.centers.copy_(centers.detach())
+            centers = self.move_centers(vectors, labels)
             return self._intra(vectors, centers, labels) + self._inter(centers)
 
+    def move_centers(self, region_vectors: Tensor, labels: Tensor) -> Tensor:
+        """Equation 4: c + alpha mean(V - c), kept for the next step in training mode and returned with its gradient."""
+        offsets = region_vectors.float() - self.centers
+        if self.config.centers == "real":  # the authors' code: fakes pull at nothing, but the mean is over all
+            offsets = offsets * (labels == 0)[:, None, None]
+        centers = self.centers + self.update_rate * _mean_over_processes(offsets.mean(dim=0))
+        if self.training:
+            self.centers.copy_(centers.detach())
+        return centers
+
     def end_epoch(self) -> None:
-        """Let the centres move more slowly from now on: alpha times 0.9, not below the floor."""
-        self.update_rate.mul_(self.update_rate_decay).clamp_(min=self.update_rate_floor)
+        """Let the centres move more slowly from now on."""
+        self.update_rate.mul_(self.config.update_rate_decay).clamp_(min=UPDATE_RATE_FLOOR)
 
     def _intra(self, vectors: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
-        """Each map's vector lies near its centre: nearer for real faces than for fake ones."""
-        squared = (vectors - centers).square().sum(dim=-1)
-        margins = self.get_buffer("inner_margins")[labels][:, None]
-        return (squared - margins).relu().sum(dim=1).mean()
+        """Beyond the margin of its class a vector is pulled to its centre; before a negative margin it is pushed away."""
+        margins = self.get_buffer("inner_margins")[labels]
+        if self.config.distance == "squared":
+            distances, margins = (vectors - centers).square().sum(dim=-1), margins[:, None]
+        else:
+            distances = torch.linalg.vector_norm(vectors - centers, dim=(1, 2))
+        excess = (torch.where(margins < 0, -distances, distances) - margins).relu()
+        per_image = excess.flatten(1).sum(dim=1) if excess.ndim > 1 else excess
+        return per_image.sum() if self.config.reduction == "sum" else per_image.mean()
 
     def _inter(self, centers: Tensor) -> Tensor:
-        """Centres of different maps lie apart; ordered pairs, so each counts twice."""
-        squared = (centers[:, None] - centers[None]).square().sum(dim=-1)
-        different = ~torch.eye(len(centers), dtype=torch.bool, device=centers.device)
-        return (self.outer_margin - squared)[different].relu().sum()
+        """Centres of different maps are pushed apart up to the outer margin."""
+        count = len(centers)
+        first, second = torch.triu_indices(count, count, offset=1, device=centers.device)
+        offsets = centers[first] - centers[second]
+        if self.config.distance == "squared":
+            distances = offsets.square().sum(dim=-1)
+        else:
+            distances = torch.linalg.vector_norm(offsets, dim=-1)
+        total = (self.config.outer_margin - distances).relu().sum()
+        if self.config.pairs == "ordered":
+            total = 2 * total
+        return total / (count * self.update_rate) if self.config.inter_scale == "per-map-and-rate" else total
+
+
+class AdditiveMarginLoss(nn.Module):
+    """Additive-margin softmax (Wang et al., 2018): every region vector is classified as the region that it comes from.
+
+    M classes with one learned direction each; cosine minus m for the own class, times s. The mean over images and maps.
+    """
+
+    def __init__(self, num_attentions: int, channels: int, config: AdditiveMarginConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.directions = nn.Parameter(torch.randn(num_attentions, channels))
+
+    def forward(self, region_vectors: Tensor, labels: Tensor) -> Tensor:
+        """The scalar loss from V (N, M, C) with unit rows; the labels of the images do not matter."""
+        with torch.autocast(region_vectors.device.type, enabled=False):
+            vectors = region_vectors.float()
+            cosines = vectors @ F.normalize(self.directions.float(), dim=-1).T
+            count = cosines.shape[1]
+            own = torch.eye(count, device=cosines.device)
+            logits = self.config.scale * (cosines - self.config.margin * own)
+            regions = torch.arange(count, device=logits.device).expand(len(logits), count)
+            loss: Tensor = F.cross_entropy(logits.flatten(0, 1), regions.flatten())
+            return loss
+
+
+def match_loss(clean: Tensor, degraded: Tensor, drawn: Tensor) -> Tensor:
+    """Distance between the region vectors of clean and degraded images, without the map that was degraded.
+
+    From the authors' code; not in the paper.
+
+    Args:
+        clean, degraded: (N, M, C) with unit rows.
+        drawn: (N,) index of the degraded map.
+    """
+    with torch.autocast(clean.device.type, enabled=False):
+        distances = torch.linalg.vector_norm(degraded.float() - clean.float(), dim=-1)
+        others = 1 - F.one_hot(drawn, distances.shape[1])
+        loss: Tensor = (distances * others).mean()
+        return loss
+
+
+def _mean_over_processes(values: Tensor) -> Tensor:
+    """The mean over all processes, with gradients to the values of each."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return values
+    total: Tensor = _SumOverProcesses.apply(values)
+    return total / torch.distributed.get_world_size()
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Every process has the sum, and the sum's gradient is that of all their losses. torch's own is deprecated."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        torch.distributed.all_reduce(total)
+        return total

@@ -7,26 +7,38 @@ from collections.abc import Iterable
 
 from torch import nn, optim
 
-from pipelines.config import Schedule, TrainConfig
+from pipelines.training.config import OptimizationConfig
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> optim.Optimizer:
-    """Adam or AdamW at the config's rate and weight decay."""
+def make_optimizer(
+    backbone: Iterable[nn.Parameter], rest: Iterable[nn.Parameter], config: OptimizationConfig
+) -> optim.Optimizer:
+    """Adam or AdamW; each group carries `lr_factor`, its share of the learning rate."""
     kind = optim.AdamW if config.optimizer == "adamw" else optim.Adam
-    return kind(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    rest = list(rest)
+    groups = [{"params": list(backbone), "lr_factor": config.backbone_lr_factor if rest else 1.0}]
+    if rest:
+        groups.append({"params": rest, "lr_factor": 1.0})
+    return kind(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
-def learning_rate_factor(step: int, *, total_steps: int, warmup_steps: int, schedule: Schedule) -> float:
-    """Factor of the base rate at a step, from 0: a linear warm-up, then constant, or a half cosine down to 0."""
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    if schedule == "constant":
+def learning_rate_factor(step: int, *, steps_per_epoch: int, epochs: int, config: OptimizationConfig) -> float:
+    """Factor of the base rate at a step of a phase, both from 0.
+
+    A linear warm-up; then constant, a half cosine down to 0 at the phase's end, or a fall by `step_factor` every
+    `step_epochs`.
+    """
+    if step < config.warmup_steps:
+        return (step + 1) / (config.warmup_steps + 1)
+    if config.schedule == "constant":
         return 1.0
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    if config.schedule == "step":
+        return config.step_factor ** (step // steps_per_epoch // config.step_epochs)
+    progress = (step - config.warmup_steps) / max(1, epochs * steps_per_epoch - config.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def set_learning_rate(optimizer: optim.Optimizer, rate: float) -> None:
-    """The same rate for all parameters."""
+    """The rate of every group, each with its own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["lr_factor"]

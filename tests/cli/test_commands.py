@@ -260,6 +260,37 @@ def test_training_ends_in_a_line_that_names_the_checkpoint(
     assert refused.exit_code == 2 and "seed was 0 and is now 5" in refused.stderr
 
 
+def test_a_plain_classifier_is_trained_and_used(deepfake: Deepfake, imported_faces: Path, tmp_path: Path) -> None:
+    work = Path(shutil.copytree(imported_faces, tmp_path / "work"))
+    trained = deepfake(
+        "train", "-w", work, "--preset", "backbone", "--backbone", "mobilenetv2_imagenet", "--input-size", 32,
+        "--set", "drop_path_rate=0", "--epochs", 1, "--batch-size", 4,
+    )  # fmt: skip
+    assert trained.exit_code == 0, trained.stderr
+    checkpoint = work / "train" / "default" / "best.safetensors"
+    told = json.loads(deepfake("inspect", checkpoint, "--json").stdout)
+    assert told["model"] == "backbone/mobilenetv2_imagenet"
+    scored = deepfake("predict", "--faces", work, "--checkpoint", checkpoint, "--json")
+    assert [json.loads(line)["status"] for line in scored.stdout.splitlines()].count("ok") == 9
+
+
+def test_augmentations_are_previewed_without_a_run(deepfake: Deepfake, imported_faces: Path, tmp_path: Path) -> None:
+    work, picture = Path(shutil.copytree(imported_faces, tmp_path / "work")), tmp_path / "faces.png"
+    result = deepfake("train", "-w", work, "--augment", "robust", "--preview-augmentations", picture)
+    assert (result.exit_code, result.stdout) == (0, f"{picture}\n")
+    assert cv2.imread(str(picture)).std() > 10 and not (work / "train").exists()
+
+
+def test_settings_are_shown_without_a_run(deepfake: Deepfake, tmp_path: Path) -> None:
+    result = deepfake(
+        "train", "-w", tmp_path / "none", "--preset", "reference", "--set", "ril.weight=0.25", "--show-settings"
+    )
+    assert result.exit_code == 0 and not (tmp_path / "none").exists()
+    assert {"preset = reference", "ril.weight = 0.25", "ril.inner_margins = 0.2 -0.8"} <= set(
+        result.stdout.splitlines()
+    )
+
+
 def test_a_stage_and_a_checkpoint_are_inspected(deepfake: Deepfake, faces_workspace: Path, checkpoint: Path) -> None:
     told = deepfake("inspect", faces_workspace / "detect-faces")
     assert told.exit_code == 0

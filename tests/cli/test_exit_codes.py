@@ -1,4 +1,4 @@
-"""0 done, 1 a bug, 2 wrong use, 3 inputs or outputs failed, 130 and 143 interrupted: each with a line that helps."""
+"""0 done, 1 a bug, 2 wrong use, 3 inputs or outputs failed, 4 a leak, 130 and 143 interrupted: each with a line that helps."""
 
 from __future__ import annotations
 
@@ -9,17 +9,28 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import pipelines
 from pipelines.scoring.score_files import read_scores
 from tests.conftest import Deepfake
 from tests.fork_server import ForkServer
-from tests.support import REPOSITORY, encode_png, make_noise, stage_content, temporary_files, write_faces_parquet
+from tests.support import (
+    REPOSITORY,
+    encode_png,
+    file_contents,
+    make_noise,
+    stage_content,
+    temporary_files,
+    wait_until,
+    write_faces_parquet,
+)
 from tests.synthetic import write_video
 from tests.test_weights import RunsCode
 
@@ -96,6 +107,18 @@ def _error_line(stderr: str) -> str:
         (["detect-faces", "-w", "EMPTY"], "extract-frames has not been run in"),
         (["train", "-w", "EMPTY"], "detect-faces has not been run in"),
         (["train", "-w", "EMPTY", "--epochs", "0"], "epochs must be >= 1, got 0"),
+        (["train", "-w", "EMPTY", "--set", "epochs"], "--set takes NAME=VALUE, such as ril.weight=0.5, got 'epochs'"),
+        (["train", "-w", "EMPTY", "--set", "weight=1"], "'weight' could be ril.weight or ams.weight; give it in full"),
+        (["train", "-w", "EMPTY", "--set", "ril.wait=1"], "no setting 'ril.wait'; did you mean ril.weight"),
+        (["train", "-w", "EMPTY", "--set", "ril.weight=much"], "weight must be a number, got 'much'"),
+        (["train", "-w", "EMPTY", "--set", "num_attentions=9"], "num_attentions must be <= 8, got 9"),
+        (["train", "-w", "EMPTY", "--epochs", "0", "--show-settings"], "epochs must be >= 1, got 0"),
+        (["train", "-w", "EMPTY", "--devices", "0"], "devices must be >= 1, got 0"),
+        (["train", "-w", "EMPTY", "--precision", "16", "--device", "cpu"], "precision 16 needs a GPU; use 32 or bf16"),
+        (
+            ["train", "-w", "EMPTY", "--preview-augmentations", "faces.txt"],
+            "--preview-augmentations writes a .png or .jpg, not 'faces.txt'",
+        ),
         (
             ["import-faces", "no.parquet", "-w", "WORK"],
             "no.parquet does not exist; pass a Parquet file, a CSV or a folder",
@@ -273,6 +296,20 @@ def test_a_folder_without_permission_ends_with_3(deepfake: Deepfake, tmp_path: P
     assert "no permission to write" in _error_line(result.stderr)
 
 
+def test_a_leak_ends_with_4_and_names_what_leaks(deepfake: Deepfake, work: Path, tmp_path: Path) -> None:
+    records = [
+        {"image": make_noise(n), "video": f"{n}", "label": label, "split": split, "identity": "Ann" if n < 2 else None}
+        for n, (label, split) in enumerate([(a, b) for a in ("real", "fake") for b in ("train", "val")])
+    ]
+    deepfake("import-faces", write_faces_parquet(tmp_path / "f.parquet", records), "-w", work, "--as-is")
+    result = deepfake("train", "-w", work, "--backbone", "mobilenetv2_imagenet")
+    assert result.exit_code == 4
+    assert "1 identity on more than one side of train, val, test: identity 'Ann': 0 (train), 1 (val)" in _error_line(
+        result.stderr
+    )
+    assert result.stdout == "" and not (work / "train").exists()
+
+
 def test_a_bug_ends_with_1_and_keeps_its_traceback(
     deepfake: Deepfake, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +376,67 @@ def test_a_signal_ends_a_stage_which_then_goes_on(
     assert not (work / "extract-frames" / "manifest.parquet").exists()
     again = processes.run("extract-frames", pictures, "-w", work)
     assert again.exit_code == 0 and "done before" in again.stdout
+    assert temporary_files(work) == []
+
+
+TRAIN = (
+    "--backbone", "mobilenetv2_imagenet", "--attentions", 2, "--input-size", 32, "--crop-box", "94,118,286,310",
+    "--set", "mid_features=16", "--epochs", 1, "--batch-size", 4, "--samples-per-epoch", 60, "--ema", 0.5,
+    "--augment", "robust", "--schedule", "cosine", "--warmup-steps", 5,
+)  # fmt: skip
+"""One epoch of 15 steps."""
+
+
+@pytest.fixture(scope="module")
+def trained(processes: ForkServer, imported_faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What a training leaves that nothing has stopped."""
+    work = Path(shutil.copytree(imported_faces, tmp_path_factory.mktemp("trained") / "work"))
+    assert processes.run("train", "-w", work, *TRAIN).exit_code == 0
+    return _training_of(work)
+
+
+def _training_of(work: Path) -> Any:
+    run = work / "train" / "default"
+    return stage_content(run), file_contents(run, ".safetensors")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "exit_code", "word"),
+    [
+        ([signal.SIGINT], 130, "interrupted"),
+        ([signal.SIGTERM], 143, "terminated"),
+        ([signal.SIGINT, signal.SIGINT], 130, "interrupted"),
+    ],
+    ids=["ctrl-c", "terminate", "ctrl-c twice"],
+)
+def test_a_signal_ends_a_training_in_the_middle_of_an_epoch_which_then_goes_on(
+    processes: ForkServer,
+    imported_faces: Path,
+    tmp_path: Path,
+    trained: Any,
+    numbers: list[int],
+    exit_code: int,
+    word: str,
+) -> None:
+    work = Path(shutil.copytree(imported_faces, tmp_path / "work"))
+    run = work / "train" / "default"
+    running = processes.start("train", "-w", work, *TRAIN, "-q")
+    wait_until(lambda: any(run.glob("tensorboard/*")))  # a step has been logged
+    for number in numbers:
+        running.send_signal(number)
+        time.sleep(0.01)  # signals of one kind do not queue
+    ended = running.wait()
+    assert ended.exit_code == exit_code, ended.stderr
+    assert ended.stderr.endswith(f"{word}; what was finished is kept: run the same command again to go on\n")
+    assert not (run / "manifest.parquet").exists() and not (run / "last.safetensors").exists()
+    assert temporary_files(work) == []
+    if len(numbers) == 1:
+        state = torch.load(run / "last.state.pt", weights_only=True)
+        assert state["rows"] == [] and 1 <= state["step"] == len(state["sums"]) < 15
+
+    again = processes.run("train", "-w", work, *TRAIN)
+    assert again.exit_code == 0, again.stderr
+    assert _training_of(work) == trained
     assert temporary_files(work) == []
 
 

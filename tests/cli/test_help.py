@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+import typing
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -16,7 +17,9 @@ import pytest
 
 import deepfake_cli
 from deepfake_cli.commands import detect_faces, extract_frames, import_faces, predict, train
-from pipelines.config import DetectConfig, ExtractConfig, ImportConfig, PredictConfig, RunOptions, TrainConfig
+from pipelines.config import DetectConfig, ExtractConfig, ImportConfig, PredictConfig, RunOptions
+from pipelines.training.config import PRESETS, TrainConfig, TrainOptions, make_train_config
+from pipelines.training.settings import list_settings
 from tests.conftest import Deepfake
 from tests.support import REPOSITORY
 
@@ -26,21 +29,24 @@ COMMANDS: dict[str, tuple[Callable[..., None], type]] = {
     "extract-frames": (extract_frames.extract_frames, ExtractConfig),
     "detect-faces": (detect_faces.detect_faces, DetectConfig),
     "import-faces": (import_faces.import_faces, ImportConfig),
-    "train": (train.train, TrainConfig),
+    "train": (train.train, TrainOptions),
     "predict": (predict.predict, PredictConfig),
 }
 SETTING_OF = {
     "start": "start_seconds",
     "end": "end_seconds",
+}
+"""Settings whose option is shorter than their name."""
+TRAIN_SETTING_OF = {
     "attentions": "num_attentions",
-    "drop_path": "drop_path_rate",
+    "agda": "agda.mode",
     "lr": "learning_rate",
     "ema": "ema_decay",
 }
-"""Settings whose option is shorter than their name."""
+"""Settings of `train` whose option is not the last part of their path."""
 NO_SETTINGS = {
     "inputs", "workspace", "labels", "source", "faces", "run", "output", "json_lines", "details", "quiet", "verbose",
-    "log_file",
+    "log_file", "assignments", "show_settings", "preview_augmentations", "preset",
 }  # fmt: skip
 """Options that say where to read and write, and how much to say."""
 
@@ -81,16 +87,23 @@ def test_no_arguments_are_a_question_for_help(deepfake: Deepfake) -> None:
     assert "train" in result.stdout + result.stderr
 
 
-def _setting(command: str, option: str) -> str:
-    if (command, option) == ("train", "batch_size"):
-        return "train_batch_size"
-    return SETTING_OF.get(option, option)
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return value.value
     return ",".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def _train_settings() -> dict[str, inspect.Parameter]:
+    """The options of `train` that change a setting, by the setting's path."""
+    paths = list_settings(TrainConfig())
+    running = {field.name for field in fields(TrainOptions)} - {"batch_size"}  # the detector's, not that of the steps
+    chosen = {}
+    for option, parameter in inspect.signature(train.train).parameters.items():
+        if option not in NO_SETTINGS | running:
+            name = TRAIN_SETTING_OF.get(option, option)
+            (path,) = [path for path in paths if name in (path, path.rpartition(".")[2])]
+            chosen[path] = parameter
+    return chosen
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -98,20 +111,100 @@ def test_every_default_is_that_of_the_settings(command: str) -> None:
     function, config = COMMANDS[command]
     settings = {field.name for field in fields(config)}
     running = {field.name for field in fields(RunOptions)}
+    presets = {parameter.name for parameter in _train_settings().values()} if command == "train" else set()
     for option, parameter in inspect.signature(function).parameters.items():
-        if option in NO_SETTINGS:
+        if option in NO_SETTINGS | presets:
             continue
-        setting = _setting(command, option)
+        setting = SETTING_OF.get(option, option)
         assert setting in settings | running, f"{command} --{option} is not a setting"
         expected = getattr(config if setting in settings else RunOptions, setting)
         assert _plain(parameter.default) == _plain(expected), f"{command} --{option}"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])
 def test_every_setting_has_an_option(command: str) -> None:
     function, config = COMMANDS[command]
-    options = {_setting(command, option) for option in inspect.signature(function).parameters}
+    options = {SETTING_OF.get(option, option) for option in inspect.signature(function).parameters}
     assert {field.name for field in fields(config)} <= options
+
+
+def test_every_way_to_train_has_an_option() -> None:
+    options = inspect.signature(train.train).parameters.keys()
+    unused = {"batch_size", "verify"}  # of the detector and of the inputs, which `train` has none of
+    assert {field.name for field in fields(TrainOptions)} - unused <= options
+
+
+def test_a_setting_of_train_that_is_not_given_is_that_of_the_preset(deepfake: Deepfake) -> None:
+    options = _train_settings()
+    assert len(options) > 25 and {parameter.default for parameter in options.values()} == {None}
+    assert inspect.signature(train.train).parameters["preset"].default == TrainConfig.preset
+    for preset, config in PRESETS.items():
+        shown = deepfake("train", "-w", "work", "--preset", preset, "--show-settings").stdout
+        assert _read_settings(shown) == {name: _shown(value) for name, value in list_settings(config).items()}
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _read_settings(text: str) -> dict[str, str]:
+    return dict(line.split(" = ") for line in text.splitlines())
+
+
+def _another(value: Any, hint: Any) -> Any:
+    """A value that is not the default, of the same kind."""
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return next(each.value for each in hint if each.value != value)
+    return value + 1 if isinstance(value, int) else {float: 0.25}.get(type(value), "other")
+
+
+def test_every_setting_option_of_train_changes_its_setting_alone(deepfake: Deepfake) -> None:
+    before = list_settings(TrainConfig())
+    hints = typing.get_type_hints(train.train)
+    special = {
+        "crop_box": "1,2,301,302",
+        "batch_size": 52,
+        "backbone_epochs": 5,
+        "texture_tap": "L1",
+        "attention_tap": "L4",
+    }
+    for path, parameter in _train_settings().items():
+        kind = typing.get_args(hints[parameter.name])[0]
+        value = special.get(parameter.name, _another(before[path], kind))
+        flag = f"--{parameter.name.replace('_', '-')}"
+        result = deepfake("train", "-w", "work", flag, value, "--show-settings")
+        assert result.exit_code == 0, (flag, result.stderr)
+        shown = _read_settings(result.stdout)
+        changed = {name for name, text in shown.items() if text != _shown(before[name])}
+        assert changed == {path}, flag
+        assert shown[path].replace(" ", ",") == str(value), flag
+
+
+def test_every_setting_of_train_can_be_set(deepfake: Deepfake) -> None:
+    settings = list_settings(make_train_config("reference"))
+    assignments = [part for name, value in settings.items() for part in ("--set", f"{name}={_shown(value)}")]
+    result = deepfake("train", "-w", "work", *assignments, "--show-settings")
+    assert result.exit_code == 0, result.stderr
+    assert _read_settings(result.stdout) == {name: _shown(value) for name, value in settings.items()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--attentions", "2", "--set", "num_attentions=3"], {"network.num_attentions": "3"}),
+        (["--agda", "hard", "--set", "agda.mode=none"], {"agda.mode": "none"}),
+        (["--agda", "hard", "--set", "mode=none"], {"agda.mode": "none"}),
+        (["--set", "weight_decay=0.1", "--weight-decay", "0"], {"optimization.weight_decay": "0.1"}),
+        (["--set", "ril.weight=1", "--set", "ril.weight=2"], {"ril.weight": "2.0"}),
+        (["--set", "inner_margins=0.2,-0.8"], {"ril.inner_margins": "0.2 -0.8"}),
+        (["--preset", "reference", "--epochs", "30"], {"epochs": "30", "backbone_epochs": "20"}),
+    ],
+)
+def test_set_comes_last(deepfake: Deepfake, arguments: list[str], expected: dict[str, str]) -> None:
+    result = deepfake("train", "-w", "work", *arguments, "--show-settings")
+    assert result.exit_code == 0, result.stderr
+    shown = _read_settings(result.stdout)
+    assert {name: shown[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -124,7 +217,7 @@ def test_help_shows_every_option_with_its_default(
     for option, parameter in inspect.signature(COMMANDS[command][0]).parameters.items():
         if option in ("inputs", "source"):
             continue
-        flag = {"json_lines": "--json"}.get(option, f"--{option.replace('_', '-')}")
+        flag = {"json_lines": "--json", "assignments": "--set"}.get(option, f"--{option.replace('_', '-')}")
         assert f" {flag} " in text, flag
         default = _plain(parameter.default)
         if default is not inspect.Parameter.empty and default is not None and default is not False:

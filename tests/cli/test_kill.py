@@ -106,8 +106,8 @@ def commands(
         "train": Command(
             imported_faces,
             lambda folder: (
-                "train", "-w", folder / "work", "--backbone", "mobilenetv2_imagenet", "--attentions", 1,
-                "--input-size", 64, "--epochs", 2, "--batch-size", 4, "--ema", 0.5,
+                "train", "-w", folder / "work", "--backbone", "mobilenetv2_imagenet", "--attentions", 2,
+                "--input-size", 32, "--epochs", 2, "--backbone-epochs", 1, "--batch-size", 4, "--ema", 0.5,
             ),
             _train_result,
         ),

@@ -12,7 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipelines import ImportConfig, PredictConfig, RunOptions, TrainConfig, import_faces, predict_faces, train
+from pipelines import (
+    ImportConfig,
+    PredictConfig,
+    TrainConfig,
+    TrainOptions,
+    import_faces,
+    make_train_config,
+    predict_faces,
+    train,
+)
 from pipelines.checkpoint import read_header
 from pipelines.errors import (
     CheckpointError,
@@ -21,25 +30,29 @@ from pipelines.errors import (
     ManifestError,
     SettingsChangedError,
     StorageError,
+    TrainingDivergedError,
 )
 from pipelines.manifest import read_provenance, read_table
 from pipelines.models import build_model
 from pipelines.progress import Progress
-from pipelines.records import EpochRow, VideoRow, schema_of, table_to_rows
+from pipelines.records import EpochRow, schema_of, table_to_rows
+from pipelines.training.settings import replace_settings
 from tests.conftest import CROP_BOX
-from tests.support import encode_png, make_noise, temporary_files, write_faces_parquet
+from tests.support import make_noise, temporary_files, write_faces_parquet
 
-TINY = TrainConfig(
+TINY = make_train_config(
+    "paper",
+    {"agda.last_epochs": 1},
     backbone="mobilenetv2_imagenet",
     num_attentions=2,
+    mid_features=16,
     drop_path_rate=0.1,
-    input_size=64,
+    input_size=32,
     crop_box=CROP_BOX,
     epochs=3,
     backbone_epochs=1,
-    augment_epochs=1,
     samples_per_epoch=8,
-    train_batch_size=4,
+    batch_size=4,
     ema_decay=0.5,
     schedule="cosine",
 )
@@ -47,31 +60,20 @@ WEIGHTS = ("best.safetensors", "last.safetensors")
 MANIFESTS = ("videos.parquet", "manifest.parquet")
 
 
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory, face_pictures: dict[str, Any]) -> Path:
-    """A workspace with ten pictures: splits train, val and test, and one picture that does not decode."""
-    records: list[dict[str, Any]] = []
-    for label, pictures in face_pictures.items():
-        for number, split in enumerate(("train", "train", "val", "test")):
-            video = f"{label}/{number}"
-            records.append({"image": encode_png(pictures[number]), "video": video, "label": label, "split": split})
-    records.append({"image": make_noise(5), "video": "unlabelled", "label": None, "split": "train"})
-    records.append({"image": b"broken", "video": "broken", "label": "real", "split": "train"})
-    folder = tmp_path_factory.mktemp("train")
-    import_faces(write_faces_parquet(folder / "f.parquet", records), folder / "work", ImportConfig(as_is=True))
-    return folder / "work"
-
-
 @pytest.fixture
-def work(faces: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(faces, tmp_path / "work"))
+def work(imported_faces: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(imported_faces, tmp_path / "work"))
 
 
 @pytest.fixture(scope="module")
-def undisturbed(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(imported_faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing has interrupted."""
-    work = Path(shutil.copytree(faces, tmp_path_factory.mktemp("undisturbed") / "work"))
+    work = Path(shutil.copytree(imported_faces, tmp_path_factory.mktemp("undisturbed") / "work"))
     return train(work, TINY).folder
+
+
+def _change(**settings: Any) -> TrainConfig:
+    return replace_settings(TINY, settings)
 
 
 def _assert_same_run(folder: Path, other: Path) -> None:
@@ -90,7 +92,9 @@ def _interrupt_at(epoch: int) -> Callable[[Progress], None]:
 
 
 def test_a_run_leaves_checkpoints_state_sides_and_a_row_per_epoch(undisturbed: Path) -> None:
-    assert sorted(path.name for path in undisturbed.iterdir()) == sorted((*WEIGHTS, *MANIFESTS, "last.state.pt"))
+    assert sorted(path.name for path in undisturbed.iterdir()) == sorted(
+        (*WEIGHTS, *MANIFESTS, "last.state.pt", "log.csv", "attention", "tensorboard")
+    )
     assert undisturbed.parts[-2:] == ("train", "default")
     table = read_table(undisturbed / "manifest.parquet")
     assert table.column_names == schema_of(EpochRow).names
@@ -98,28 +102,10 @@ def test_a_run_leaves_checkpoints_state_sides_and_a_row_per_epoch(undisturbed: P
     assert [(row.epoch, row.phase, row.images) for row in rows] == [
         (1, "backbone", 8), (2, "network", 8), (3, "network", 8),
     ]  # fmt: skip
-    assert [row.train_ril is not None for row in rows] == [False, True, True]
+    assert [row.train_auxiliary is not None for row in rows] == [False, True, True]
     assert [row.train_ce_augmented is not None for row in rows] == [False, False, True]
     assert rows[1].is_best
     assert temporary_files(undisturbed) == []
-
-
-def test_the_test_split_is_never_used(undisturbed: Path) -> None:
-    videos = table_to_rows(read_table(undisturbed / "videos.parquet", VideoRow), VideoRow)
-    assert {video.path: video.split for video in videos} == {
-        "real/0": "train", "real/1": "train", "real/2": "val", "fake/0": "train", "fake/1": "train", "fake/2": "val",
-    }  # fmt: skip
-    assert {row.val_videos for row in table_to_rows(read_table(undisturbed / "manifest.parquet"), EpochRow)} == {2}
-
-
-def test_the_test_split_has_no_influence(undisturbed: Path, work: Path) -> None:
-    for row in read_table(work / "detect-faces" / "manifest.parquet").to_pylist():
-        videos = {
-            video["video_id"]: video for video in read_table(work / "detect-faces" / "videos.parquet").to_pylist()
-        }
-        if videos[row["video_id"]]["split"] == "test":
-            (work / "detect-faces" / row["crop_path"]).unlink()
-    _assert_same_run(train(work, TINY).folder, undisturbed)
 
 
 def test_the_checkpoint_holds_contract_and_provenance(undisturbed: Path) -> None:
@@ -127,11 +113,13 @@ def test_the_checkpoint_holds_contract_and_provenance(undisturbed: Path) -> None
     assert header.model == "multi-attention/paper"
     assert header.model_config["num_attentions"] == 2
     contract = header.preprocessing
-    assert (contract.input_size, contract.crop_box, contract.margin) == (64, CROP_BOX, 1.0)
+    assert (contract.input_size, contract.crop_box, contract.margin) == (32, CROP_BOX, 1.0)
     assert contract.class_names == ("real", "fake")
     assert contract.mean == pytest.approx((0.485, 0.456, 0.406))
     assert contract.detector_sha256 == ""
-    assert header.provenance["settings"]["epochs"] == 3
+    settings = header.provenance["settings"]
+    assert (settings["epochs"], settings["agda.last_epochs"], settings["crop_box"]) == (3, 1, list(CROP_BOX))
+    assert settings["precision"] == "32"
     assert header.provenance["upstream"]["stage"] == "import-faces"
     assert header.provenance["epoch"] in (2, 3)
     state = torch.load(undisturbed / "last.state.pt", weights_only=True)
@@ -160,7 +148,7 @@ def test_a_run_that_was_interrupted_equals_the_undisturbed_one(undisturbed: Path
 
 
 def test_the_number_of_threads_changes_nothing(undisturbed: Path, work: Path) -> None:
-    _assert_same_run(train(work, TINY, RunOptions(workers=1)).folder, undisturbed)
+    _assert_same_run(train(work, TINY, TrainOptions(workers=1)).folder, undisturbed)
 
 
 def test_a_finished_run_is_not_trained_again(undisturbed: Path, work: Path) -> None:
@@ -193,7 +181,7 @@ def test_a_changed_setting_is_refused_by_name(
 ) -> None:
     folder = Path(shutil.copytree(undisturbed, work / "train" / "default"))
     with pytest.raises(SettingsChangedError, match=f"{message}; pass --overwrite or another --run name"):
-        train(work, replace(TINY, **changed))
+        train(work, _change(**changed))
     _assert_same_run(folder, undisturbed)
 
 
@@ -211,10 +199,10 @@ def test_changed_faces_are_a_changed_setting(undisturbed: Path, work: Path, tmp_
 
 def test_runs_of_other_names_and_overwritten_ones_start_anew(undisturbed: Path, work: Path) -> None:
     shutil.copytree(undisturbed, work / "train" / "default")
-    short = replace(TINY, epochs=1, backbone_epochs=0)
+    short = _change(epochs=1, backbone_epochs=0)
     other = train(work, short, run="other run")
     assert other.folder.name == "other run" and len(other.epochs) == 1
-    again = train(work, short, RunOptions(overwrite=True))
+    again = train(work, short, TrainOptions(overwrite=True))
     assert len(again.epochs) == 1
     assert read_provenance(again.folder / "manifest.parquet").settings["epochs"] == 1
     _assert_same_run(again.folder, other.folder)
@@ -235,7 +223,7 @@ def test_a_damaged_state_is_refused_with_what_to_do(undisturbed: Path, work: Pat
 
 
 def test_training_starts_from_backbone_weights_or_a_checkpoint(undisturbed: Path, work: Path, tmp_path: Path) -> None:
-    short = replace(TINY, epochs=1, backbone_epochs=0, learning_rate=1e-9, ema_decay=0.0)
+    short = _change(epochs=1, backbone_epochs=0, learning_rate=1e-9, ema_decay=0.0)
     backbone = _backbone_weights("mobilenetv2_imagenet")
     given = {f"module.{name}": value for name, value in backbone.items() if not name.startswith("classifier")}
     torch.save({"state_dict": given}, tmp_path / "backbone.pth")
@@ -268,7 +256,7 @@ def _other_shape() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (_other_backbone, "does not fit the network; missing: .*; unexpected: .*; check --backbone"),
+        (_other_backbone, "does not fit the network: missing: .*; unexpected: .*; check --backbone"),
         (_other_shape, "(?s)does not fit the network: .*size mismatch for conv_stem.weight"),
     ],
 )
@@ -277,7 +265,7 @@ def test_weights_of_another_backbone_are_refused(
 ) -> None:
     save_file(make(), tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match=message):
-        train(work, replace(TINY, init=str(tmp_path / "other.safetensors")))
+        train(work, _change(init=str(tmp_path / "other.safetensors")))
 
 
 @pytest.mark.parametrize(
@@ -289,7 +277,7 @@ def test_weights_of_another_backbone_are_refused(
 )
 def test_missing_or_foreign_initial_weights_are_refused(work: Path, init: str, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
-        train(work, replace(TINY, init=init))
+        train(work, _change(init=init))
 
 
 @pytest.mark.parametrize(
@@ -301,12 +289,12 @@ def test_missing_or_foreign_initial_weights_are_refused(work: Path, init: str, m
 )
 def test_a_network_that_can_not_be_built_is_refused(work: Path, changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        train(work, replace(TINY, **changed))
+        train(work, _change(**changed))
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_what_to_do(work: Path) -> None:
-    with pytest.raises(ConfigError, match="the loss became (nan|inf) in epoch .*; lower --lr or add --warmup-steps"):
-        train(work, replace(TINY, learning_rate=1e30, schedule="constant", samples_per_epoch=16))
+    with pytest.raises(TrainingDivergedError, match="the loss became .* in epoch 1, batch . .* with a lower --lr"):
+        train(work, _change(learning_rate=1e30, schedule="constant", samples_per_epoch=16))
 
 
 @pytest.mark.parametrize(
@@ -346,8 +334,8 @@ def test_what_can_not_be_built_neither_locks_a_run_nor_costs_the_one_that_is_the
     work: Path, undisturbed: Path
 ) -> None:
     with pytest.raises(ConfigError, match="no network 'nosuch'"):
-        train(work, replace(TINY, backbone="nosuch"))
+        train(work, _change(backbone="nosuch"))
     folder = train(work, TINY).folder
     with pytest.raises(ConfigError, match="unknown device"):
-        train(work, TINY, RunOptions(overwrite=True, device="nosuch"))
+        train(work, TINY, TrainOptions(overwrite=True, device="nosuch"))
     _assert_same_run(folder, undisturbed)

@@ -16,7 +16,17 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines import ImportConfig, PredictConfig, RunOptions, TrainConfig, import_faces, predict_faces, train
+from pipelines import (
+    ImportConfig,
+    PredictConfig,
+    RunOptions,
+    TrainConfig,
+    TrainOptions,
+    import_faces,
+    make_train_config,
+    predict_faces,
+    train,
+)
 from pipelines.progress import Progress
 from pipelines.scoring.metrics import log_loss, roc_auc
 
@@ -33,22 +43,25 @@ BOOTSTRAP_ROUNDS = 1000
 
 def make_config(shared: Path) -> TrainConfig:
     """The recipe: cross-entropy on the backbone, then the whole network, the augmentation pass in the last epoch."""
-    return TrainConfig(
+    return make_train_config(
+        "paper",
+        {"agda.last_epochs": 1},
         backbone="mobilenetv2_imagenet",
         init=str(shared / "weights/mobilenetv2_imagenet.pth"),
         drop_path_rate=0.0,
         input_size=160,
         crop_box=(94, 118, 286, 310),
+        augment="flip",
+        crop_jitter=0.04,
         epochs=9,
         backbone_epochs=3,
-        augment_epochs=1,
         samples_per_epoch=9600,
         optimizer="adamw",
         learning_rate=4e-4,
         weight_decay=0.01,
         schedule="cosine",
         warmup_steps=100,
-        train_batch_size=48,
+        batch_size=48,
         ema_decay=0.995,
         val_fraction=0.06,
         seed=0,
@@ -70,7 +83,9 @@ def main() -> None:
         run_options,
         on_progress=print_progress,
     )
-    summary = train(options.workspace / "train", make_config(options.shared), run_options, on_progress=print_progress)
+    summary = train(
+        options.workspace / "train", make_config(options.shared), TrainOptions(), on_progress=print_progress
+    )
     shutil.copyfile(summary.checkpoint, options.output)
     figures = {name: measure(options, name, options.shared / file) for name, file in MEASURED.items()}
     print(json.dumps({"best": vars(summary.best), "figures": figures}, indent=1))

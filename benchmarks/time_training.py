@@ -1,0 +1,181 @@
+"""Images per second of a training step, against the same step written naively, and of the devices' formats and precisions.
+
+    python benchmarks/time_training.py WORKSPACE [--only step|formats|loader]
+
+The step is that of the preset `paper` on the MobileNetV2 body at 160 px: both passes, regional independence loss, AdamW.
+The naive step decodes and cuts its images itself, keeps them in the default memory layout, and takes the clean and then the
+degraded images through forward, loss and backward. All are timed in turn, several times; the ratio is what counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from paper_tables import CROP_BOX, read_faces
+
+from pipelines import TrainConfig, make_train_config
+from pipelines.data.faces import Face, FaceImages
+from pipelines.image_files import read_image
+from pipelines.preprocessing import Preprocessing, cut_input, to_network_input
+from pipelines.training.attention_augmentation import AttentionAugmentation
+from pipelines.training.loop import Trainer
+from pipelines.training.losses import RegionalIndependenceLoss
+from pipelines.training.run import make_network
+
+SIZE = 160
+BATCH = 32
+STEPS = 6
+ROUNDS = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("workspace", type=Path, help="with a finished detect-faces stage")
+    parser.add_argument("--only", choices=["step", "formats"], help="one of the two tables")
+    parser.add_argument("--compile", action="store_true", help="time a compiled network, too")
+    options = parser.parse_args()
+    contract = Preprocessing(crop_box=CROP_BOX, input_size=SIZE)
+    faces = read_faces(options.workspace)
+    chosen = [face for label in (0, 1) for face in [each for each in faces if each.label == label][: BATCH * STEPS]]
+    config = make_train_config(
+        "paper",
+        backbone="mobilenetv2_imagenet",
+        drop_path_rate=0.0,
+        input_size=SIZE,
+        crop_box=CROP_BOX,
+        samples_per_epoch=BATCH * STEPS,
+        batch_size=BATCH,
+        optimizer="adamw",
+        epochs=10_000,
+    )
+    if options.only != "formats":
+        compare_steps(config, chosen, contract, with_compile=options.compile)
+    if options.only != "step":
+        compare_formats(config)
+
+
+def compare_steps(config: TrainConfig, faces: Sequence[Face], contract: Preprocessing, *, with_compile: bool) -> None:
+    """Ours with faces in memory (every epoch but the first), ours reading them, and the naive step."""
+    ways = {
+        "naive": Naive(config, faces, contract).run,
+        "ours, first epoch": Ours(config, faces, contract, cached=False).run,
+        "ours": Ours(config, faces, contract, cached=True).run,
+    }
+    if with_compile:
+        ways["ours, compiled"] = Ours(config, faces, contract, cached=True, compiled=True).run
+    rates = time_in_turn(ways)
+    print("| step | images/s | ratio to naive |\n|---|---|---|")
+    for name, values in rates.items():
+        ratios = np.array(values) / np.array(rates["naive"])
+        print(
+            f"| {name} | {np.median(values):.1f} | {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f}) |"
+        )
+
+
+def compare_formats(config: TrainConfig) -> None:
+    """Forward and backward of both passes on random images, by memory format and precision."""
+    ways = {
+        f"{precision}, {layout}": FormatStep(config, precision == "bf16", layout == "channels-last").run
+        for precision in ("float32", "bf16")
+        for layout in ("channels-last", "contiguous")
+    }
+    rates = time_in_turn(ways, rounds=3)
+    best = rates["float32, channels-last"]
+    print("| precision, memory format | images/s | ratio |\n|---|---|---|")
+    for name, values in rates.items():
+        print(f"| {name} | {np.median(values):.1f} | {np.median(np.array(values) / np.array(best)):.2f} |")
+
+
+def time_in_turn(ways: dict[str, Callable[[], int]], rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """Images per second of each, one after the other in every round, after one round that does not count."""
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, run in ways.items():
+            started = time.perf_counter()
+            images = run()
+            if number:
+                rates[name].append(images / (time.perf_counter() - started))
+    return rates
+
+
+class Ours:
+    """The project's own loop."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        faces: Sequence[Face],
+        contract: Preprocessing,
+        *,
+        cached: bool,
+        compiled: bool = False,
+    ) -> None:
+        self.trainer = Trainer(make_network(config), config)
+        if compiled:
+            self.trainer.network.compile()
+        self.images = FaceImages(faces, contract, cache_bytes=10**10 if cached else 0)
+        self.check = FaceImages([faces[0], faces[-1]], contract)
+        if cached:
+            for index in range(len(faces)):
+                self.images.training_image(index, np.random.default_rng(0))
+
+    def run(self) -> int:
+        report = self.trainer.run_epoch(self.images, self.check, workers=2)
+        assert report is not None
+        return report.row.images
+
+
+class Naive:
+    """The same losses and updates, in the straightforward way."""
+
+    def __init__(self, config: TrainConfig, faces: Sequence[Face], contract: Preprocessing) -> None:
+        self.faces, self.contract = faces, contract
+        self.network = make_network(config).train()
+        self.ril = RegionalIndependenceLoss(4, self.network.backbone.texture_channels, config.ril)
+        self.agda = AttentionAugmentation(config.agda)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=config.optimization.learning_rate)
+        self.generator = torch.Generator().manual_seed(0)
+        self.rng = np.random.default_rng(0)
+
+    def run(self) -> int:
+        for _ in range(STEPS):
+            chosen = [self.faces[i] for i in self.rng.integers(len(self.faces), size=BATCH)]
+            crops = [cut_input(read_image(face.path), self.contract) for face in chosen]
+            images = to_network_input(crops, self.contract).contiguous()
+            labels = torch.tensor([face.label for face in chosen])
+            self.optimizer.zero_grad()
+            clean = self.network(images)
+            (F.cross_entropy(clean.logits, labels) + self.ril(clean.region_vectors, labels)).backward()
+            degraded, _ = self.agda(images, clean.attention_maps.detach(), self.generator)
+            F.cross_entropy(self.network(degraded.contiguous()).logits, labels).backward()
+            self.optimizer.step()
+        return BATCH * STEPS
+
+
+class FormatStep:
+    """The network's share of a step in one memory format and precision."""
+
+    def __init__(self, config: TrainConfig, bf16: bool, channels_last: bool) -> None:
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.bf16 = bf16
+        self.network = copy.deepcopy(make_network(config)).to(memory_format=self.format).train()
+        self.images = torch.randn(BATCH, 3, SIZE, SIZE).to(memory_format=self.format)
+        self.labels = torch.arange(BATCH) % 2
+
+    def run(self) -> int:
+        for _ in range(2):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
+                loss = F.cross_entropy(self.network(self.images).logits.float(), self.labels)
+            loss.backward()
+        return 2 * BATCH
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,308 @@
+"""Settings of `train`: every choice that the published tables and the two implementations differ in, by name.
+
+Read by the command line, so nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipelines.config import ALIGNED_SIZE_PX, DEFAULT_FRAMES, RunOptions, check, check_choices, check_crop_box
+from pipelines.errors import ConfigError
+from pipelines.models.multi_attention.config import PAPER, REFERENCE, MultiAttentionConfig
+from pipelines.training.settings import list_settings, replace_settings
+
+Preset = Literal["paper", "reference", "backbone"]
+Auxiliary = Literal["ril", "ams", "none"]
+ImageAugment = Literal["none", "flip", "robust"]
+Precision = Literal["auto", "32", "bf16", "16"]
+Normalization = Literal["auto", "half", "imagenet"]
+Optimizer = Literal["adam", "adamw"]
+Schedule = Literal["constant", "cosine", "step"]
+
+
+@dataclass(frozen=True)
+class RegionalIndependenceConfig:
+    """Section 3.4, equations 3 and 4. The defaults are the paper's."""
+
+    weight: float = 1.0
+    """lambda_2 of equation 5."""
+    distance: Literal["squared", "frobenius"] = "squared"
+    """`squared`: per map, the sum over the maps. `frobenius`: one distance over all maps of an image, not squared; between
+    centres the plain distance."""
+    inner_margins: tuple[float, float] = (0.05, 0.1)
+    """m_in of real and fake. A negative one pushes: that class shall be at least so far away."""
+    outer_margin: float = 0.2
+    """m_out."""
+    pairs: Literal["ordered", "unordered"] = "ordered"
+    """Whether a pair of centres counts twice, as the sum over i != j is printed, or once."""
+    inter_scale: Literal["one", "per-map-and-rate"] = "one"
+    """`per-map-and-rate`: the distance between the centres weighs 1 / (M alpha)."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Over the batch. The printed `sum` grows with the batch and swamps a cross-entropy that is a mean."""
+    centers: Literal["all", "real"] = "all"
+    """Whose vectors move the centres."""
+    double_update: bool = False
+    """Move the centres a second time in each step, by the degraded images."""
+    update_rate: float = 0.05
+    """alpha of equation 4."""
+    update_rate_decay: float = 0.9
+    """Factor of alpha after each epoch."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "ril.")
+        check(self.weight >= 0, "ril.weight", "must be >= 0", self.weight)
+        check(self.outer_margin >= 0, "ril.outer_margin", "must be >= 0", self.outer_margin)
+        check(0 < self.update_rate <= 1, "ril.update_rate", "must be in (0, 1]", self.update_rate)
+        check(0 < self.update_rate_decay <= 1, "ril.update_rate_decay", "must be in (0, 1]", self.update_rate_decay)
+
+
+@dataclass(frozen=True)
+class AdditiveMarginConfig:
+    """Additive-margin softmax over the regions, the paper's alternative in table 6."""
+
+    weight: float = 1.0
+    scale: float = 30.0
+    """s."""
+    margin: float = 0.35
+    """m."""
+
+    def __post_init__(self) -> None:
+        check(self.weight >= 0, "ams.weight", "must be >= 0", self.weight)
+        check(self.scale > 0, "ams.scale", "must be > 0", self.scale)
+        check(0 <= self.margin < 2, "ams.margin", "must be in [0, 2)", self.margin)
+
+
+@dataclass(frozen=True)
+class AttentionAugmentationConfig:
+    """Attention-guided data augmentation, section 3.5. The defaults are the paper's."""
+
+    mode: Literal["soft", "hard", "none"] = "soft"
+    """`soft`: equation 6, blur where the drawn map looks. `hard`: equation 7, erase there."""
+    select: Literal["uniform", "sqrt-mass"] = "uniform"
+    """How the map is drawn: all alike, or with the square root of (its sum + 1)."""
+    normalize: Literal["max", "minmax"] = "max"
+    """How a map is brought to 0..1; the paper only says normalised."""
+    scale: float = 0.3
+    """Resize factor of the degraded image."""
+    sigma_px: float = 7.0
+    """Of the Gaussian blur, in pixels of the reduced image."""
+    kernel_px: int = 11
+    """Side of the blur's kernel; not printed in the paper, 11 in the authors' code."""
+    noise: float = 0.0
+    """Deviation of the noise that is added to the reduced image, in normalised units."""
+    remap: Literal["identity", "sigmoid"] = "identity"
+    """`sigmoid`: sharpen the map; threshold and zoom are drawn once per batch."""
+    remap_threshold: tuple[float, float] = (0.4, 0.6)
+    remap_zoom: tuple[float, float] = (3.0, 5.0)
+    drop_threshold: float = 0.5
+    """theta_d of equation 7."""
+    use: Literal["second-pass", "replace"] = "second-pass"
+    """`second-pass`: the degraded images are learned beside the clean ones. `replace`: instead of them."""
+    ce_weight: float = 1.0
+    """Of the cross-entropy of the degraded images."""
+    match_weight: float = 0.0
+    """Of the distance between the region vectors of clean and degraded images, the drawn map left out."""
+    last_epochs: int = 0
+    """Only in the last epochs; 0 means in all epochs of the full network."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "agda.")
+        check(0 < self.scale <= 1, "agda.scale", "must be in (0, 1]", self.scale)
+        check(self.sigma_px > 0, "agda.sigma_px", "must be > 0", self.sigma_px)
+        check(self.kernel_px >= 1, "agda.kernel_px", "must be >= 1", self.kernel_px)
+        check(self.kernel_px % 2 == 1, "agda.kernel_px", "must be odd", self.kernel_px)
+        for name in ("remap_threshold", "remap_zoom"):
+            low, high = getattr(self, name)
+            check(0 < low <= high, f"agda.{name}", "must be a range low high above 0", (low, high))
+        check(0 < self.drop_threshold < 1, "agda.drop_threshold", "must be between 0 and 1", self.drop_threshold)
+        for name in ("noise", "ce_weight", "match_weight", "last_epochs"):
+            check(getattr(self, name) >= 0, f"agda.{name}", "must be >= 0", getattr(self, name))
+
+
+@dataclass(frozen=True)
+class OptimizationConfig:
+    """How the weights are moved. Each phase has its own optimiser and runs through its own schedule."""
+
+    optimizer: Optimizer = "adam"
+    learning_rate: float = 1e-3
+    backbone_lr_factor: float = 1.0
+    """The backbone's rate as a share of the rest's, in the phase that trains both."""
+    weight_decay: float = 1e-6
+    schedule: Schedule = "constant"
+    step_epochs: int = 5
+    """`step`: the rate is multiplied by `step_factor` each time so many epochs of the phase are done."""
+    step_factor: float = 0.5
+    warmup_steps: int = 0
+    """Steps at the start of each phase in which the rate rises linearly."""
+    batch_size: int = 48
+    """Faces per step over all devices, half real, half fake."""
+    accumulate: int = 1
+    """Parts that a batch is computed in, one after another, to need less memory."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient; 0 does not clip."""
+    ema_decay: float = 0.0
+    """Exponential moving average of the weights that is validated and saved; 0 switches it off."""
+    label_smoothing: float = 0.0
+    freeze_batch_norm: bool = False
+    """Use and keep the running statistics that the network starts with."""
+
+    def __post_init__(self) -> None:
+        check(self.learning_rate > 0, "learning_rate", "must be > 0", self.learning_rate)
+        check(self.backbone_lr_factor >= 0, "backbone_lr_factor", "must be >= 0", self.backbone_lr_factor)
+        for name in ("weight_decay", "warmup_steps", "clip_norm"):
+            check(getattr(self, name) >= 0, name, "must be >= 0", getattr(self, name))
+        for name in ("step_epochs", "accumulate", "batch_size"):
+            check(getattr(self, name) >= 1, name, "must be >= 1", getattr(self, name))
+        check(0 < self.step_factor <= 1, "step_factor", "must be in (0, 1]", self.step_factor)
+        check(self.batch_size % 2 == 0, "batch_size", "must be even (half real, half fake)", self.batch_size)
+        check(
+            self.batch_size % (2 * self.accumulate) == 0,
+            "accumulate",
+            f"must cut the batch of {self.batch_size} into even parts",
+            self.accumulate,
+        )
+        check(0 <= self.ema_decay < 1, "ema_decay", "must be in [0, 1)", self.ema_decay)
+        check(0 <= self.label_smoothing < 1, "label_smoothing", "must be in [0, 1)", self.label_smoothing)
+        check_choices(self)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of `train`; the defaults are the preset `paper` (section 4.1 of the paper)."""
+
+    preset: Preset = "paper"
+    """Where the other settings began; `backbone` trains a plain classifier, the paper's "EfficientNet-B4" row."""
+    network: MultiAttentionConfig = PAPER
+    """Of the preset `backbone`, only `backbone`, `drop_path_rate` and `bn_momentum` count."""
+    init: str = "none"
+    """none, a weights file of the backbone, or a checkpoint file or name."""
+    input_size: int = ALIGNED_SIZE_PX
+    crop_box: tuple[int, int, int, int] = (0, 0, ALIGNED_SIZE_PX, ALIGNED_SIZE_PX)
+    """x0 y0 x1 y1 in the aligned frame, x1 and y1 exclusive."""
+    normalization: Normalization = "auto"
+    """Mean and deviation that are taken from the input: `half` is 0.5 each, `imagenet` that of most ImageNet weights. `auto`:
+    half for `tf_efficientnet`, whose AdvProp weights the authors start from, else what timm says of the backbone's weights."""
+    augment: ImageAugment = "flip"
+    crop_jitter: float = 0.04
+    """Random crops reach this share of the crop box beyond it, where the aligned frame has room."""
+    epochs: int = 20
+    backbone_epochs: int = 0
+    """First epochs that train the backbone alone, on plain cross-entropy."""
+    patience: int = 0
+    """Stop when the validation AUC of the full network has not risen for so many epochs; 0 never stops early."""
+    samples_per_epoch: int = 0
+    """Faces drawn per epoch, half real and half fake; 0 means as many as there are."""
+    auxiliary: Auxiliary = "ril"
+    """What keeps the maps apart: regional independence, additive-margin softmax, or nothing."""
+    ril: RegionalIndependenceConfig = field(default_factory=RegionalIndependenceConfig)
+    ams: AdditiveMarginConfig = field(default_factory=AdditiveMarginConfig)
+    agda: AttentionAugmentationConfig = field(default_factory=AttentionAugmentationConfig)
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    precision: Precision = "auto"
+    """`auto`: 32 on the CPU (measured: docs/benchmarks.md), bf16 on a GPU that has it."""
+    val_fraction: float = 0.1
+    """Share of the groups held out when the manifest has no split `val`."""
+    frames: int = DEFAULT_FRAMES
+    """Frames per video that `predict` shall use with this checkpoint."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("input_size", "epochs", "frames"):
+            check(getattr(self, name) >= 1, name, "must be >= 1", getattr(self, name))
+        for name in ("backbone_epochs", "patience", "samples_per_epoch", "seed"):
+            check(getattr(self, name) >= 0, name, "must be >= 0", getattr(self, name))
+        check(
+            self.backbone_epochs < self.epochs,
+            "backbone_epochs",
+            f"must be < epochs ({self.epochs})",
+            self.backbone_epochs,
+        )
+        check(0 <= self.crop_jitter < 0.5, "crop_jitter", "must be in [0, 0.5)", self.crop_jitter)
+        for name, value in list_settings(self).items():
+            check(not isinstance(value, float) or math.isfinite(value), name, "must be finite", value)
+        check(0 < self.val_fraction < 1, "val_fraction", "must be between 0 and 1", self.val_fraction)
+        check_crop_box(self.crop_box, ALIGNED_SIZE_PX)
+        check_choices(self)
+
+    @property
+    def model(self) -> str:
+        """The name that `build_model` knows."""
+        return f"backbone/{self.network.backbone}" if self.preset == "backbone" else f"multi-attention/{self.preset}"
+
+    @property
+    def separates_maps(self) -> bool:
+        """Whether there are maps to keep apart: the paper trains one map alone without auxiliary loss and augmentation."""
+        return self.preset != "backbone" and self.network.num_attentions > 1
+
+
+PRESETS: dict[str, TrainConfig] = {
+    "paper": TrainConfig(),
+    "reference": TrainConfig(
+        preset="reference",
+        network=REFERENCE,
+        crop_jitter=0.0,
+        epochs=50,
+        backbone_epochs=20,
+        ril=RegionalIndependenceConfig(
+            weight=0.5,
+            distance="frobenius",
+            inner_margins=(0.2, -0.8),
+            outer_margin=0.8,
+            pairs="unordered",
+            inter_scale="per-map-and-rate",
+            centers="real",
+            double_update=True,
+        ),
+        agda=AttentionAugmentationConfig(
+            select="sqrt-mass",
+            scale=0.5,
+            noise=0.1,
+            remap="sigmoid",
+            match_weight=0.1,
+        ),
+        optimization=OptimizationConfig(
+            optimizer="adamw", learning_rate=1e-4, schedule="step", batch_size=60, step_epochs=5, step_factor=0.5
+        ),
+    ),
+    "backbone": TrainConfig(preset="backbone", auxiliary="none", agda=AttentionAugmentationConfig(mode="none")),
+}
+
+
+def make_train_config(preset: str = "paper", settings: Mapping[str, Any] | None = None, **named: Any) -> TrainConfig:
+    """A preset with some settings changed.
+
+    Args:
+        preset: `paper`, `reference` or `backbone`.
+        settings: by path, such as `{"ril.weight": 0.5}`; a value may be the text that a command line gives.
+        named: by a name that only one setting has, such as `num_attentions=2`.
+
+    Raises:
+        ConfigError: an unknown preset or setting, or a value that does not fit.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+    try:
+        return replace_settings(PRESETS[preset], {**(settings or {}), **named})
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class TrainOptions(RunOptions):
+    """How to train: never changes what is learned, beyond rounding."""
+
+    devices: int = 1
+    """Processes, one for each GPU (or for each part of a CPU's cores); they share a batch."""
+    compile: bool = False
+    """Compile the network first (torch.compile): minutes at the start, faster steps on some devices."""
+    cache_gb: float | None = None
+    """Memory for decoded faces; None takes what is sensible here."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.devices >= 1, "devices", "must be >= 1", self.devices)
+        check(self.cache_gb is None or self.cache_gb >= 0, "cache_gb", "must be >= 0", self.cache_gb)

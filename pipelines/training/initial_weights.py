@@ -1,0 +1,57 @@
+"""Starting from weights that are there: a checkpoint of the same network, or weights of its backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from pipelines.errors import CheckpointError
+from pipelines.models.multi_attention.network import MultiAttentionDetector
+from pipelines.training.step import Network
+from pipelines.weights_files import describe_mismatch, read_state, resolve_weights
+
+_WHOLE = "backbone.net."
+_CLASSIFIER = "net."
+"""How the names of a backbone's weights begin in checkpoints of the two kinds of network; files from elsewhere have none."""
+
+
+def load_initial_weights(network: Network, init: str) -> None:
+    """Start from a checkpoint of the same network, or from weights of its backbone.
+
+    Backbone weights may be a file from elsewhere or a checkpoint of either kind of network. A classifier of another number
+    of classes stays new.
+
+    Raises:
+        CheckpointError: names or shapes do not fit.
+    """
+    path = resolve_weights(init, kind="checkpoint").path
+    state = read_state(path)
+    is_whole = any(name.startswith(_WHOLE) for name in state)
+    try:
+        if is_whole and isinstance(network, MultiAttentionDetector):
+            _load(network, state, optional=())
+        else:
+            prefix = _WHOLE if is_whole else _CLASSIFIER if all(name.startswith(_CLASSIFIER) for name in state) else ""
+            body: Any = network.backbone.net if isinstance(network, MultiAttentionDetector) else network.net
+            _load_body(body, {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)})
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not fit the network: {error}; check --backbone") from error
+
+
+def _load_body(body: nn.Module, state: Mapping[str, Tensor]) -> None:
+    expected = body.state_dict()
+    classifier = [name for name in expected if name.split(".")[0] in ("classifier", "fc", "head")]
+    fits = all(name in state and state[name].shape == expected[name].shape for name in classifier)
+    if not fits:
+        state = {name: value for name, value in state.items() if name.split(".")[0] not in ("classifier", "fc", "head")}
+    _load(body, state, optional=() if fits else classifier)
+
+
+def _load(module: nn.Module, state: Mapping[str, Tensor], *, optional: list[str] | tuple[str, ...]) -> None:
+    expected = module.state_dict().keys()
+    mismatch = describe_mismatch(expected - set(optional) - state.keys(), state.keys() - expected)
+    if mismatch:
+        raise ValueError(mismatch)
+    module.load_state_dict(state, strict=False)

@@ -1,0 +1,179 @@
+"""Where a run computes: in this process on one device, or in one process for each of several, through Lightning Fabric.
+
+Fabric, not Accelerate: devices, precision and processes are arguments of one object, where Accelerate reads them from its
+own launcher's environment, and `--devices 4` shall need no launcher.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import signal
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.multiprocessing
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+
+from pipelines.device import choose_device
+from pipelines.errors import ConfigError, DeepfakeError
+from pipelines.records import EpochRow
+from pipelines.training.config import Precision, TrainConfig, TrainOptions
+from pipelines.training.loop import StepReport
+from pipelines.training.run import Run, continue_run
+
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # here, as processes begin to speak before they work
+_FABRIC_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+PROCESS_TIMEOUT = timedelta(hours=6)
+"""How long processes wait for each other: one of them validates while the others wait."""
+OnStep = Callable[[StepReport, list[EpochRow]], None]
+
+
+def choose_precision(precision: Precision, device: torch.device) -> Precision:
+    """What `auto` means on a device: 32 on a CPU, where nothing was found faster, bf16 on a GPU that computes it."""
+    if precision == "16" and device.type == "cpu":
+        raise ConfigError("precision 16 needs a GPU; use 32 or bf16")
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+
+
+def check_devices(config: TrainConfig, options: TrainOptions) -> None:
+    """Refuse what this machine does not have, and a batch that it could not divide.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    device, count, batch = choose_device(options.device), options.devices, config.optimization.batch_size
+    if count > 1 and device.type == "cuda" and torch.cuda.device_count() < count:
+        raise ConfigError(f"--devices {count}: this machine has {torch.cuda.device_count()} CUDA devices")
+    if count > 1 and device.type == "mps":
+        raise ConfigError("--devices needs CUDA or CPU; mps is one device")
+    if batch % (2 * count * config.optimization.accumulate):
+        raise ConfigError(
+            f"a batch of {batch} can not be cut into even parts for {count} devices and accumulate "
+            f"{config.optimization.accumulate}; change --batch-size"
+        )
+
+
+def launch(run: Run, on_step: OnStep) -> list[EpochRow]:
+    """Train until the run is done.
+
+    Ctrl-C and SIGTERM are answered after the step in progress, when its state is saved; a second one at once.
+
+    Raises:
+        TrainingDivergedError, ManifestError, CheckpointError: see `continue_run`.
+        KeyboardInterrupt, or what the program does on SIGTERM: the run was told to stop, and is saved.
+    """
+    with StopSignals() as signals:
+        rows = _launch_here(run, on_step, signals) if run.options.devices == 1 else _launch_many(run, on_step, signals)
+    if rows is None:
+        signals.answer()
+        raise KeyboardInterrupt
+    return rows
+
+
+def _launch_here(run: Run, on_step: OnStep, signals: StopSignals) -> list[EpochRow] | None:
+    device = choose_device(run.options.device)
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        precision=_FABRIC_PRECISION[run.config.precision],  # type: ignore[arg-type]
+    )
+    return continue_run(fabric, run, on_step, lambda: signals.received is not None)
+
+
+def _launch_many(run: Run, on_step: OnStep, signals: StopSignals) -> list[EpochRow] | None:
+    """Processes start anew (spawn): a forked CUDA context is unusable. They report here, and stop when told from here."""
+    device, count = choose_device(run.options.device), run.options.devices
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=count,
+        precision=_FABRIC_PRECISION[run.config.precision],  # type: ignore[arg-type]
+        strategy=DDPStrategy(start_method="spawn", find_unused_parameters=True, timeout=PROCESS_TIMEOUT),
+    )
+    context = torch.multiprocessing.get_context("spawn")
+    messages, stop = context.SimpleQueue(), context.Event()
+    signals.on_receive = stop.set
+    reader = _Reader(messages, on_step, stop)
+    reader.start()
+    try:  # pickled, there and back: Fabric takes what it is given apart to look for tensors, and chokes on frozen rows
+        outcome = pickle.loads(fabric.launch(_work, pickle.dumps(run), messages, stop))  # type: ignore[arg-type]
+    finally:
+        messages.put(None)
+        reader.join()
+    error = reader.error or (outcome if isinstance(outcome, DeepfakeError) else None)
+    if error is not None:
+        raise error
+    return outcome  # type: ignore[no-any-return]
+
+
+def _work(fabric: Fabric, pickled: bytes, messages: Any, stop: Any) -> bytes:
+    """In a process of its own: an error that a user can cause is sent back as a value, so that it keeps its kind."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal signals all processes; the first one tells the others
+
+    def on_step(report: StepReport, rows: list[EpochRow]) -> None:
+        if fabric.is_global_zero:
+            messages.put((report, rows))
+
+    try:
+        return pickle.dumps(continue_run(fabric, pickle.loads(pickled), on_step, stop.is_set))
+    except DeepfakeError as error:
+        return pickle.dumps(error)
+
+
+class _Reader(threading.Thread):
+    """Hands on what the processes report. If that fails, the run is stopped and saved, and the pipe still emptied."""
+
+    def __init__(self, messages: Any, on_step: OnStep, stop: Any) -> None:
+        super().__init__(daemon=True)
+        self.error: BaseException | None = None
+        self._messages, self._on_step, self._stop_event = messages, on_step, stop
+
+    def run(self) -> None:
+        while (message := self._messages.get()) is not None:
+            if self.error is not None:
+                continue
+            try:
+                self._on_step(*message)
+            except BaseException as error:  # whatever it is, the caller's thread shall have it
+                self.error = error
+                self._stop_event.set()
+
+
+class StopSignals:
+    """Notes the first SIGINT or SIGTERM instead of acting on it; leaves the second to whoever had it before."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.on_receive: Callable[[], None] = lambda: None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                handler = signal.getsignal(number)
+                if callable(handler):  # otherwise the program does not wish to be asked
+                    self._before[number] = handler
+                    signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def answer(self) -> None:
+        """Act on the signal that was noted."""
+        if self.received is not None:
+            self._before[self.received](self.received, None)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            self._before[number](number, frame)
+        self.received = number
+        self.on_receive()

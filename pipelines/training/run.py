@@ -1,0 +1,236 @@
+"""A run and its folder: built, restored, trained epoch by epoch, saved so that it can be stopped anywhere."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import save as encode_safetensors
+
+from pipelines.checkpoint import CheckpointHeader, save_checkpoint
+from pipelines.data.faces import Face, FaceImages, default_cache_bytes
+from pipelines.errors import ManifestError, TrainingDivergedError
+from pipelines.manifest import Provenance, replace_atomically
+from pipelines.models import build_model, model_config
+from pipelines.models.backbone import set_bn_momentum
+from pipelines.preprocessing import Preprocessing, to_network_input
+from pipelines.records import EpochRow
+from pipelines.training.config import TrainConfig, TrainOptions
+from pipelines.training.initial_weights import load_initial_weights
+from pipelines.training.loop import Diverged, EpochReport, StepReport, Trainer
+from pipelines.training.monitor import RunMonitor, peak_memory_mb
+from pipelines.training.overlays import draw_attention_maps
+from pipelines.training.step import Network
+
+log = logging.getLogger(__name__)
+DEFAULT_WORKERS = 2
+OVERLAY_FACES = 4
+"""Validation faces whose attention maps are drawn after each epoch, half real, half fake."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a process needs to train; it can be sent to another one."""
+
+    folder: Path
+    config: TrainConfig
+    options: TrainOptions
+    contract: Preprocessing
+    provenance: Provenance
+    train_faces: Sequence[Face]
+    val_faces: Sequence[Face]
+
+    @property
+    def state_path(self) -> Path:
+        return self.folder / "last.state.pt"
+
+
+def make_network(config: TrainConfig) -> Network:
+    """The network of a config with its initial weights, the same on every machine and in every process.
+
+    Raises:
+        ValueError: the config describes no network.
+        CheckpointError: the initial weights do not fit.
+    """
+    torch.manual_seed(config.seed)
+    if config.preset == "backbone":
+        network: Any = build_model(config.model, drop_path_rate=config.network.drop_path_rate)
+        if config.network.bn_momentum is not None:
+            set_bn_momentum(network, config.network.bn_momentum)
+    else:
+        network = build_model(config.model, **vars(config.network))
+    if config.init != "none":
+        load_initial_weights(network, config.init)
+    return network  # type: ignore[no-any-return]
+
+
+def continue_run(
+    fabric: Fabric,
+    run: Run,
+    on_step: Callable[[StepReport, list[EpochRow]], None],
+    should_stop: Callable[[], bool],
+) -> list[EpochRow] | None:
+    """Train from the last saved step to the end: the epochs' rows, or None if the run was told to stop and is saved.
+
+    Raises:
+        TrainingDivergedError: a loss or its gradient is no longer a number.
+        ManifestError: the saved state does not load.
+    """
+    trainer = _make_trainer(fabric, run)
+    images, validation = _open_images(run, fabric.world_size)
+    steps = trainer.steps_per_epoch(images)
+    done = trainer.finished_epochs * steps + trainer.step
+    with RunMonitor(
+        run.folder,
+        finished_epochs=trainer.finished_epochs,
+        finished_steps=done,
+        tensorboard=fabric.is_global_zero,
+    ) as monitor:
+
+        def report(step: StepReport) -> None:
+            on_step(step, trainer.rows)
+            if fabric.is_global_zero:
+                values = {"learning_rate": step.learning_rate, "gradient_norm": step.gradient_norm}
+                monitor.log_step(step.epoch * steps + step.step + 1, step.losses | values)
+
+        workers = run.options.workers or DEFAULT_WORKERS
+        while not trainer.is_done:
+            try:
+                epoch = trainer.run_epoch(images, validation, workers=workers, on_step=report, should_stop=should_stop)
+            except Diverged as error:
+                raise _keep_batch(error, run, images, fabric.global_rank) from error
+            if fabric.is_global_zero:
+                _keep_epoch(epoch, trainer, run, validation, monitor)
+            fabric.barrier()
+            if epoch is None:
+                return None
+    return trainer.rows
+
+
+def _make_trainer(fabric: Fabric, run: Run) -> Trainer:
+    """As the saved state left it, if there is one."""
+    network = make_network(run.config)
+    trainer = Trainer(network, run.config, fabric)
+    if run.state_path.is_file():
+        _restore(trainer, run.state_path)
+    if run.options.compile:
+        network.compile()
+    return trainer
+
+
+def _open_images(run: Run, processes: int) -> tuple[FaceImages, FaceImages]:
+    """For training and validation; each of several processes on this machine gets its share of the memory."""
+    config, cache_gb = run.config, run.options.cache_gb
+    cache_bytes = default_cache_bytes() // processes if cache_gb is None else int(cache_gb * 1e9)
+    images = FaceImages(
+        run.train_faces, run.contract, augment=config.augment, crop_jitter=config.crop_jitter, cache_bytes=cache_bytes
+    )
+    return images, FaceImages(run.val_faces, run.contract, cache_bytes=cache_bytes // 4)
+
+
+def _keep_epoch(
+    epoch: EpochReport | None, trainer: Trainer, run: Run, validation: FaceImages, monitor: RunMonitor
+) -> None:
+    """Saves and logs a finished epoch; of one that was stopped, the state."""
+    if epoch is None:
+        _save_state(trainer, run)
+        return
+    _save(trainer, run, epoch.row)
+    monitor.log_epoch(
+        epoch.row,
+        images_per_second=epoch.images_per_second,
+        peak_memory_mb=peak_memory_mb(trainer.fabric.device.type),
+        loader_share=epoch.loader_share,
+        seconds=epoch.seconds,
+    )
+    picture = _draw_overlay(trainer, validation)
+    if picture is not None:
+        monitor.log_overlay(epoch.row.epoch, picture)
+
+
+def _save(trainer: Trainer, run: Run, row: EpochRow) -> None:
+    """The checkpoints, then the state: an epoch counts when its state is there."""
+    header = CheckpointHeader(
+        model=run.config.model,
+        model_config=model_config(trainer.network),
+        preprocessing=run.contract,
+        provenance={
+            **run.provenance.to_json(),
+            "epoch": row.epoch,
+            "val_auc": row.val_auc,
+            "val_log_loss": row.val_log_loss,
+            "packages": _package_versions(),
+        },
+    )
+    state = trainer.average.state_dict()
+    save_checkpoint(run.folder / "last.safetensors", state, header)
+    if row.phase == "network" and row.is_best:
+        save_checkpoint(run.folder / "best.safetensors", state, header)
+    _save_state(trainer, run)
+
+
+def _save_state(trainer: Trainer, run: Run) -> None:
+    with replace_atomically(run.state_path) as beside:
+        content = io.BytesIO()
+        torch.save(trainer.state_dict(), content)
+        beside.write_bytes(content.getbuffer())  # by Python, so a full disk is an OSError
+
+
+def _restore(trainer: Trainer, path: Path) -> None:
+    try:
+        state = torch.load(path, map_location=trainer.fabric.device, weights_only=True)
+        trainer.load_state_dict(state)
+    except Exception as error:  # torch reports damaged files with many types
+        raise ManifestError(f"{path} can not be read ({error}); start the run again with --overwrite") from error
+
+
+def _keep_batch(error: Diverged, run: Run, images: FaceImages, rank: int) -> TrainingDivergedError:
+    """Writes the batch that the loss was not a number for, and says which it is."""
+    report, path = error.report, run.folder / f"diverged-{rank}.safetensors"
+    faces = [images.faces[index] for index in error.batch.indices]
+    metadata = {
+        "epoch": str(report.epoch + 1),
+        "step": str(report.step + 1),
+        "losses": str(report.losses),
+        "faces": "\n".join(str(face.path) for face in faces),
+    }
+    tensors = {"inputs": error.inputs.cpu().contiguous(), "labels": torch.from_numpy(error.batch.labels)}
+    with replace_atomically(path) as beside:
+        beside.write_bytes(encode_safetensors(tensors, metadata))
+    names = ", ".join(sorted({face.video_id for face in faces})[:3])
+    return TrainingDivergedError(
+        f"the loss became {report.losses['total']}, its gradient's norm {report.gradient_norm}, in epoch "
+        f"{report.epoch + 1}, batch {report.step + 1} (videos {names}, …); the batch is kept in {path} and the last whole "
+        "epoch in last.safetensors; start another --run with a lower --lr, more --warmup-steps or --clip-norm 1, from "
+        "there with --init if you like"
+    )
+
+
+def _draw_overlay(trainer: Trainer, validation: FaceImages) -> Any:
+    """Attention maps on a few validation faces, always the same ones; None for a network without maps."""
+    by_label = [[i for i, face in enumerate(validation.faces) if face.label == label] for label in (0, 1)]
+    chosen = [index for indices in by_label for index in indices[:: max(1, len(indices) // 2)][: OVERLAY_FACES // 2]]
+    faces = [validation.evaluation_image(index) for index in chosen]
+    with torch.inference_mode():
+        maps = trainer.average.eval()(
+            to_network_input(faces, validation.contract, trainer.fabric.device)
+        ).attention_maps
+    return None if maps is None else draw_attention_maps(np.stack(faces), maps.float().cpu().numpy())
+
+
+def _package_versions() -> dict[str, str]:
+    versions = {}
+    for package in ("deepfake", "torch", "timm"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions

@@ -1,0 +1,197 @@
+"""What `train` reads and what comes of it: the sides, leaks between them, baselines, initial weights, previews."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+from safetensors.torch import load_file
+
+from pipelines import (
+    ImportConfig,
+    PredictConfig,
+    TrainConfig,
+    TrainOptions,
+    import_faces,
+    make_train_config,
+    predict_faces,
+    preview_augmentations,
+    train,
+)
+from pipelines.checkpoint import read_header
+from pipelines.errors import ConfigError, LeakError, ManifestError
+from pipelines.manifest import read_provenance, read_table
+from pipelines.records import EpochRow, VideoRow, table_to_rows
+from pipelines.training.settings import replace_settings
+from tests.conftest import CROP_BOX
+from tests.support import make_noise, temporary_files, write_faces_parquet
+
+SETTINGS: dict[str, Any] = {
+    "backbone": "mobilenetv2_imagenet",
+    "drop_path_rate": 0.0,
+    "input_size": 32,
+    "crop_box": CROP_BOX,
+    "epochs": 1,
+    "samples_per_epoch": 8,
+    "batch_size": 4,
+}
+SHORT = make_train_config("paper", SETTINGS | {"num_attentions": 2, "mid_features": 16})
+RECORDS = [(label, split) for label in ("real", "fake") for split in ("train", "val", "test")]
+
+
+@pytest.fixture
+def work(imported_faces: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(imported_faces, tmp_path / "work"))
+
+
+def _change(config: TrainConfig, **settings: Any) -> TrainConfig:
+    return replace_settings(config, settings)
+
+
+def _still(config: TrainConfig, **settings: Any) -> TrainConfig:
+    """So slow that the weights stay those of the start."""
+    return _change(config, learning_rate=1e-9, **settings)
+
+
+def _import(tmp_path: Path, records: list[dict[str, Any]]) -> Path:
+    source = write_faces_parquet(tmp_path / "f.parquet", records)
+    import_faces(source, tmp_path / "leaky", ImportConfig(as_is=True))
+    return tmp_path / "leaky"
+
+
+def test_crops_of_the_split_test_are_never_read_but_counted(
+    work: Path, imported_faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = work / "detect-faces"
+    split_of = {row["video_id"]: row["split"] for row in read_table(stage / "videos.parquet").to_pylist()}
+    crops = [row for row in read_table(stage / "manifest.parquet").to_pylist() if split_of[row["video_id"]] == "test"]
+    assert len(crops) == 2
+    for row in crops:
+        (stage / row["crop_path"]).write_bytes(b"not to be read")
+    with caplog.at_level(logging.INFO, "pipelines"):
+        summary = train(work, SHORT)
+    assert (summary.train_videos, summary.val_videos, summary.test_videos) == (4, 2, 2)
+    assert "2 videos of the split test are not used" in caplog.messages
+    videos = table_to_rows(read_table(summary.folder / "videos.parquet", VideoRow), VideoRow)
+    assert {video.path: video.split for video in videos} == {
+        "real/0": "train", "real/1": "train", "real/2": "val", "fake/0": "train", "fake/1": "train", "fake/2": "val",
+    }  # fmt: skip
+    rows = table_to_rows(read_table(summary.folder / "manifest.parquet"), EpochRow)
+    assert {row.val_videos for row in rows} == {2}
+    untouched = Path(shutil.copytree(imported_faces, tmp_path / "untouched"))
+    assert train(untouched, SHORT).checkpoint.read_bytes() == summary.checkpoint.read_bytes()
+
+
+LEAKS: dict[str, tuple[dict[str, Any], str]] = {
+    "a content": ({"image": make_noise(0)}, "1 content on more than one side of train, val, test"),
+    "an original": ({"original": "real/train"}, "1 original on more than one side of train, val, test"),
+    "a person": ({"identity": "Ann"}, "1 identity on more than one side of train, val, test"),
+}
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("case", LEAKS)
+def test_a_leak_between_given_sides_ends_before_a_run_exists(tmp_path: Path, case: str, split: str) -> None:
+    change, message = LEAKS[case]
+    records: list[dict[str, Any]] = [
+        {"image": make_noise(n), "video": f"{label}/{side}", "label": label, "split": side, "original": None,
+         "identity": "Ann" if n == 0 else None}
+        for n, (label, side) in enumerate(RECORDS)
+    ]  # fmt: skip
+    records[RECORDS.index(("fake" if case == "an original" else "real", split))] |= change
+    work = _import(tmp_path, records)
+    with pytest.raises(LeakError, match=message):
+        train(work, SHORT)
+    assert not (work / "train").exists()
+
+
+def test_a_backbone_is_trained_saved_and_scores_faces(work: Path) -> None:
+    summary = train(work, make_train_config("backbone", SETTINGS | {"epochs": 2, "backbone_epochs": 1}))
+    assert [(row.phase, row.train_auxiliary, row.train_ce_augmented) for row in summary.epochs] == [
+        ("network", None, None)
+    ] * 2
+    header = read_header(summary.checkpoint)
+    assert header.model == "backbone/mobilenetv2_imagenet"
+    assert not (summary.folder / "attention").exists() and (summary.folder / "log.csv").is_file()
+    scores = predict_faces(work, PredictConfig(checkpoint=str(summary.checkpoint)))
+    assert sum(row.status == "ok" and row.fake_probability is not None for row in scores.rows) == 9
+
+
+def test_one_map_is_trained_without_auxiliary_loss_and_augmentation(work: Path) -> None:
+    summary = train(work, _change(SHORT, num_attentions=1))
+    (row,) = summary.epochs
+    assert (row.train_auxiliary, row.train_ce_augmented, row.attention_cosine) == (None, None, None)
+    assert list((summary.folder / "attention").iterdir())
+
+
+def test_a_network_starts_from_a_backbone_and_a_backbone_from_a_network(work: Path) -> None:
+    plain, stem = make_train_config("backbone", SETTINGS), "net.conv_stem.weight"
+    backbone = train(work, plain, run="backbone").checkpoint
+    network = train(work, _still(SHORT, init=str(backbone)), run="network").checkpoint
+    again = train(work, _still(plain, init=str(network)), run="again").checkpoint
+    weight = load_file(backbone)[stem]
+    assert (load_file(network)[f"backbone.{stem}"] - weight).abs().max() < 1e-6
+    assert (load_file(again)[stem] - weight).abs().max() < 1e-6
+    settings = read_provenance(work / "train" / "network" / "manifest.parquet").settings
+    assert (settings["init"], len(settings["init_sha256"])) == ("best.safetensors", 64)
+
+
+def test_precision_is_recorded_as_what_it_came_to(work: Path) -> None:
+    auto = train(work, SHORT, TrainOptions(device="cpu"))
+    assert read_provenance(auto.folder / "manifest.parquet").settings["precision"] == "32"
+    assert train(work, replace(SHORT, precision="32"), TrainOptions(device="cpu")).epochs == auto.epochs
+    with pytest.raises(ConfigError, match="precision 16 needs a GPU; use 32 or bf16"):
+        train(work, replace(SHORT, precision="16"), TrainOptions(device="cpu"), run="other")
+    assert not (work / "train" / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [({"crop_jitter": 0.5}, {}), ({"batch_size": 6}, {"devices": 2}), ({}, {"device": "nosuch"})],
+    ids=["crop jitter", "batch", "device"],
+)
+def test_what_can_not_be_trained_costs_no_run_that_is_there(
+    work: Path, settings: dict[str, Any], options: dict[str, Any]
+) -> None:
+    checkpoint = work / "train" / "default" / "best.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"of an earlier run")
+    with pytest.raises(ConfigError):
+        train(work, _change(SHORT, **settings), TrainOptions(overwrite=True, **{"device": "cpu"} | options))
+    assert checkpoint.read_bytes() == b"of an earlier run"
+
+
+@pytest.mark.parametrize("name", ["preview.png", "preview.jpg"])
+@pytest.mark.parametrize("augment", ["none", "robust"])
+def test_a_preview_shows_faces_and_makes_no_run(work: Path, tmp_path: Path, name: str, augment: str) -> None:
+    path = preview_augmentations(work, tmp_path / name, _change(SHORT, augment=augment))
+    picture = cv2.imread(str(path))
+    assert path == tmp_path / name and picture.shape[1] > picture.shape[0] > 4 * 32 and picture.std() > 10
+    assert not (work / "train").exists() and temporary_files(tmp_path) == []
+
+
+def test_a_preview_is_the_same_each_time(work: Path, tmp_path: Path) -> None:
+    paths = [
+        preview_augmentations(work, tmp_path / f"{number}.png", _change(SHORT, augment="robust", seed=number // 2))
+        for number in range(3)
+    ]
+    first, again, other = (path.read_bytes() for path in paths)
+    assert first == again != other
+
+
+@pytest.mark.parametrize("name", ["preview.txt", "preview"])
+def test_a_preview_of_another_kind_is_refused(work: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"--preview-augmentations writes a .png or .jpg, not '{name}'"):
+        preview_augmentations(work, tmp_path / name, SHORT)
+    assert not (tmp_path / name).exists()
+
+
+def test_a_preview_needs_faces(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    with pytest.raises(ManifestError, match="detect-faces has not been run in"):
+        preview_augmentations(tmp_path / "work", tmp_path / "preview.png", SHORT)
