@@ -14,7 +14,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,9 @@ BATCH_SIZE = 32
 START_STEPS = 600
 STEPS = 200
 SEEDS = (0, 1, 2)
+LIVE_MAP_FACES = 200
+LIVE_SHARE = 0.05
+"""Of the strongest map's peak: a map that stays below it counts for nothing in that face."""
 COMMON: dict[str, Any] = {
     "backbone": "mobilenetv2_imagenet",
     "drop_path_rate": 0.0,
@@ -111,7 +114,7 @@ def main() -> None:
     start = options.work / "start.safetensors"
     if not start.is_file():
         train_start(options.init, data, start)
-    results = run_all(data, start, options.work)
+    results = count_live_maps(run_all(data, start, options.work), data, options.work)
     picture = draw_figure(options.work, contract)
     (options.docs / "images").mkdir(exist_ok=True)
     write_image(options.docs / "images/attention-maps.jpg", picture)
@@ -199,6 +202,24 @@ def run_all(data: Data, start: Path, work: Path) -> list[Result]:
     return done
 
 
+def count_live_maps(results: Sequence[Result], data: Data, work: Path) -> list[Result]:
+    """How many of its maps a network uses on a face: those whose peak is not negligible, from the saved networks."""
+    journal = work / "live-maps.json"
+    known = json.loads(journal.read_text()) if journal.is_file() else {}
+    faces = [data.val.evaluation_image(i) for i in range(0, len(data.val), len(data.val) // LIVE_MAP_FACES)]
+    inputs = to_network_input(faces, data.val.contract)
+    for result in results:
+        name = f"{result.name}-{result.seed}"
+        if name not in known:
+            network = load_checkpoint(str(work / f"{name}.safetensors")).network
+            with torch.inference_mode():
+                maps = torch.cat([network(part).attention_maps for part in inputs.split(BATCH_SIZE)])
+            peaks = maps.amax(dim=(2, 3))
+            known[name] = float((peaks > LIVE_SHARE * peaks.amax(dim=1, keepdim=True)).sum(dim=1).float().mean())
+    journal.write_text(json.dumps(known))
+    return [replace(result, live_maps=known[f"{result.name}-{result.seed}"]) for result in results]
+
+
 def unique(rows: Iterable[Row]) -> list[Row]:
     return list({row.name: row for row in rows}.values())
 
@@ -236,7 +257,7 @@ def draw_figure(work: Path, contract: Preprocessing) -> Any:
     shown = [cut_input(crop, Preprocessing(crop_box=CROP_BOX, input_size=256)) for crop in crops]
     panels = []
     for row in FIGURE.values():
-        network = load_checkpoint(str(work / f"{row.name}-{SEEDS[0]}.safetensors")).model
+        network = load_checkpoint(str(work / f"{row.name}-{SEEDS[0]}.safetensors")).network
         with torch.inference_mode():
             maps = network(to_network_input(faces, contract)).attention_maps
         panels.append(draw_attention_maps(np.stack(shown), maps.numpy(), size_px=160))
