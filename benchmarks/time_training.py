@@ -1,18 +1,21 @@
-"""Images per second of a training step, against the same step written naively, and of the devices' formats and precisions.
+"""Images per second of a training step, against the same step written naively, and by memory format and precision.
 
-    python benchmarks/time_training.py WORKSPACE [--only step|formats|loader]
+    python benchmarks/time_training.py WORKSPACE [--compile]
 
 The step is that of the preset `paper` on the MobileNetV2 body at 160 px: both passes, regional independence loss, AdamW.
 The naive step decodes and cuts its images itself, keeps them in the default memory layout, and takes the clean and then the
-degraded images through forward, loss and backward. All are timed in turn, several times; the ratio is what counts.
+degraded images through forward, loss and backward. All are timed in turn, each in a process of its own, several times; the
+ratio is what counts.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,23 +30,54 @@ from pipelines.preprocessing import Preprocessing, cut_input, to_network_input
 from pipelines.training.attention_augmentation import AttentionAugmentation
 from pipelines.training.loop import Trainer
 from pipelines.training.losses import RegionalIndependenceLoss
+from pipelines.training.memory import keep_freed_memory
 from pipelines.training.run import make_network
 
 SIZE = 160
 BATCH = 32
-STEPS = 6
-ROUNDS = 5
+STEPS = 8
+PRECISIONS = ("float32", "bf16")
+LAYOUTS = ("channels-last", "contiguous")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("workspace", type=Path, help="with a finished detect-faces stage")
-    parser.add_argument("--only", choices=["step", "formats"], help="one of the two tables")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="time a compiled network, too")
+    parser.add_argument("--way", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    contract = Preprocessing(crop_box=CROP_BOX, input_size=SIZE)
-    faces = read_faces(options.workspace)
-    chosen = [face for label in (0, 1) for face in [each for each in faces if each.label == label][: BATCH * STEPS]]
+    if options.way:
+        print(measure(options.way, options.workspace))
+        return
+    steps = ["naive", "ours, first epoch", "ours"] + ["ours, compiled"] * options.compile
+    print_table(time_in_turn(steps, options), steps[0])
+    formats = [f"{precision}, {layout}" for precision in PRECISIONS for layout in LAYOUTS]
+    print_table(time_in_turn(formats, options), formats[0])
+
+
+def time_in_turn(ways: Sequence[str], options: argparse.Namespace) -> dict[str, list[float]]:
+    """Images per second of each, one after the other in every round, each in a process of its own."""
+    rates: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(options.rounds):
+        for way in ways:
+            command = [sys.executable, __file__, str(options.workspace), "--way", way]
+            rates[way].append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    return rates
+
+
+def print_table(rates: dict[str, list[float]], base: str) -> None:
+    print(f"| way | images/s | ratio to {base} (least to greatest) |\n|---|---|---|")
+    for way, values in rates.items():
+        ratios = np.array(values) / np.array(rates[base])
+        print(
+            f"| {way} | {np.median(values):.1f} | {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f}) |"
+        )
+    print(flush=True)
+
+
+def measure(way: str, workspace: Path) -> float:
+    """Images per second after a warm-up."""
     config = make_train_config(
         "paper",
         backbone="mobilenetv2_imagenet",
@@ -55,54 +89,20 @@ def main() -> None:
         optimizer="adamw",
         epochs=10_000,
     )
-    if options.only != "formats":
-        compare_steps(config, chosen, contract, with_compile=options.compile)
-    if options.only != "step":
-        compare_formats(config)
-
-
-def compare_steps(config: TrainConfig, faces: Sequence[Face], contract: Preprocessing, *, with_compile: bool) -> None:
-    """Ours with faces in memory (every epoch but the first), ours reading them, and the naive step."""
-    ways = {
-        "naive": Naive(config, faces, contract).run,
-        "ours, first epoch": Ours(config, faces, contract, cached=False).run,
-        "ours": Ours(config, faces, contract, cached=True).run,
-    }
-    if with_compile:
-        ways["ours, compiled"] = Ours(config, faces, contract, cached=True, compiled=True).run
-    rates = time_in_turn(ways)
-    print("| step | images/s | ratio to naive |\n|---|---|---|")
-    for name, values in rates.items():
-        ratios = np.array(values) / np.array(rates["naive"])
-        print(
-            f"| {name} | {np.median(values):.1f} | {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f}) |"
-        )
-
-
-def compare_formats(config: TrainConfig) -> None:
-    """Forward and backward of both passes on random images, by memory format and precision."""
-    ways = {
-        f"{precision}, {layout}": FormatStep(config, precision == "bf16", layout == "channels-last").run
-        for precision in ("float32", "bf16")
-        for layout in ("channels-last", "contiguous")
-    }
-    rates = time_in_turn(ways, rounds=3)
-    best = rates["float32, channels-last"]
-    print("| precision, memory format | images/s | ratio |\n|---|---|---|")
-    for name, values in rates.items():
-        print(f"| {name} | {np.median(values):.1f} | {np.median(np.array(values) / np.array(best)):.2f} |")
-
-
-def time_in_turn(ways: dict[str, Callable[[], int]], rounds: int = ROUNDS) -> dict[str, list[float]]:
-    """Images per second of each, one after the other in every round, after one round that does not count."""
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, run in ways.items():
-            started = time.perf_counter()
-            images = run()
-            if number:
-                rates[name].append(images / (time.perf_counter() - started))
-    return rates
+    contract = Preprocessing(crop_box=CROP_BOX, input_size=SIZE)
+    faces = read_faces(workspace)
+    chosen = [face for label in (0, 1) for face in [each for each in faces if each.label == label][: BATCH * STEPS]]
+    if way == "naive":
+        run = Naive(config, chosen, contract).run
+    elif way.startswith("ours"):
+        run = Ours(config, chosen, contract, cached="first" not in way, compiled="compiled" in way).run
+    else:
+        precision, layout = way.split(", ")
+        run = FormatStep(config, precision == "bf16", layout == "channels-last").run
+    run()
+    started = time.perf_counter()
+    images = run()
+    return images / (time.perf_counter() - started)
 
 
 class Ours:
@@ -117,6 +117,7 @@ class Ours:
         cached: bool,
         compiled: bool = False,
     ) -> None:
+        keep_freed_memory()
         self.trainer = Trainer(make_network(config), config)
         if compiled:
             self.trainer.network.compile()
@@ -170,11 +171,11 @@ class FormatStep:
         self.labels = torch.arange(BATCH) % 2
 
     def run(self) -> int:
-        for _ in range(2):
+        for _ in range(4):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
                 loss = F.cross_entropy(self.network(self.images).logits.float(), self.labels)
             loss.backward()
-        return 2 * BATCH
+        return 4 * BATCH
 
 
 if __name__ == "__main__":

@@ -41,6 +41,13 @@ LOGIT_GAIN = 200.0
 mixed-up frames and crops show."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """As in a terminal: what is started in the background begins with Ctrl-C ignored, and so would its children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The local data folder beside the repository, which is not part of it."""

@@ -12,6 +12,7 @@ from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
+from pipelines.models.activations import replace_relu6
 from pipelines.models.multi_attention.config import Padding
 from pipelines.models.outputs import DetectorOutput
 from pipelines.models.padding import fix_padding
@@ -128,6 +129,7 @@ def build_timm_network(name: str, *, drop_path_rate: float = 0.0) -> Any:
             close = timm.list_models(f"*{name}*")[:5] or timm.list_models("*efficientnet_b*")[:5]
             raise ValueError(f"timm has no network {name!r}; for example: {', '.join(close)}")
         net = _create_timm_network(name, drop_path_rate)
+    replace_relu6(net)
     head = net.get_classifier()
     nn.init.normal_(head.weight, std=HEAD_INIT_STD)
     nn.init.zeros_(head.bias)

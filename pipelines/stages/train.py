@@ -16,7 +16,15 @@ from pipelines.data.leaks import refuse_leaks
 from pipelines.data.splits import Split, is_usable, split_videos
 from pipelines.errors import ConfigError, DatasetError, SettingsChangedError
 from pipelines.image_files import encode_image
-from pipelines.manifest import Provenance, digest_json, read_provenance, read_table, replace_atomically, write_table
+from pipelines.manifest import (
+    Provenance,
+    digest_json,
+    read_provenance,
+    read_table,
+    replace_atomically,
+    storage_error,
+    write_table,
+)
 from pipelines.preprocessing import Preprocessing
 from pipelines.progress import Progress, ProgressCallback, ignore_progress
 from pipelines.records import LABELS, EpochRow, FaceRow, VideoRow, rows_to_table
@@ -80,7 +88,7 @@ def train(
     """
     from pipelines.device import choose_device
     from pipelines.training.launch import check_devices, choose_precision, launch
-    from pipelines.training.run import Run, make_network
+    from pipelines.training.run import Run, try_network
 
     config, options = config or TrainConfig(), options or TrainOptions()
     config = replace(config, precision=choose_precision(config.precision, choose_device(options.device)))
@@ -92,10 +100,8 @@ def train(
         _settings_of(config) | _describe_init(config.init) | {"data_sha256": _data_digest(faces.split)},
         faces.provenance,
     )
-    try:
-        make_network(config)  # what can not be built must not cost the run that is there
-    except ValueError as error:
-        raise ConfigError(f"the network can not be built: {error}") from error
+    _refuse_own_start(Path(workspace) / STAGE / run, config.init, overwrite=options.overwrite)
+    try_network(config)  # what can not be trained must not cost the run that is there
     folder = _open_run(Path(workspace), run, provenance, overwrite=options.overwrite)
     _write_sides(folder, faces.split, provenance)
     rows = launch(
@@ -115,7 +121,7 @@ def train(
 
 
 def preview_augmentations(workspace: Path | str, output: Path | str, config: TrainConfig | None = None) -> Path:
-    """Write a picture of training faces: each as it is, then as `train` would show it to the network.
+    """Write a picture of training faces: each as it is, then under the image augmentation of the config.
 
     Raises:
         ManifestError: no finished `detect-faces` stage.
@@ -180,7 +186,7 @@ def _normalization_of(config: TrainConfig) -> tuple[tuple[float, float, float], 
     if config.normalization == "imagenet" or backbone == MOBILENETV2_IMAGENET:
         return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     weights = timm.get_pretrained_cfg(backbone)
-    if weights is None or backbone.startswith("tf_efficientnet"):
+    if weights is None or (backbone.startswith("tf_efficientnet") and "." not in backbone):
         return half
     return tuple(weights.mean), tuple(weights.std)  # type: ignore[return-value]
 
@@ -234,12 +240,20 @@ def _settings_of(config: TrainConfig) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in list_settings(config).items()}
 
 
+def _refuse_own_start(folder: Path, init: str, *, overwrite: bool) -> None:
+    if overwrite and folder.resolve() in Path(init).resolve().parents:
+        raise ConfigError(f"--overwrite would delete {init}, which --init names; use another --run, or copy it first")
+
+
 def _open_run(workspace: Path, run: str, provenance: Provenance, *, overwrite: bool) -> Path:
-    if not run or Path(run).name != run or run in (".", ".."):
+    if not run.strip() or Path(run).name != run or run in (".", ".."):
         raise ConfigError(f"run must be a plain name without slashes, got {run!r}")
     folder = workspace / STAGE / run
-    if overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
+    if overwrite and folder.exists():
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise storage_error(error, folder) from error
     if (folder / "videos.parquet").is_file():
         changes = provenance.changes_from(read_provenance(folder / "videos.parquet"))
         if changes:

@@ -141,7 +141,8 @@ class OptimizationConfig:
     batch_size: int = 48
     """Faces per step over all devices, half real, half fake."""
     accumulate: int = 1
-    """Parts that a batch is computed in, one after another, to need less memory."""
+    """Parts that a batch is computed in, one after another, to need less memory. Batch norm sees the parts, and what AGDA draws
+    once per batch is drawn for each."""
     clip_norm: float = 0.0
     """Largest norm of the gradient; 0 does not clip."""
     ema_decay: float = 0.0
@@ -185,7 +186,8 @@ class TrainConfig:
     """x0 y0 x1 y1 in the aligned frame, x1 and y1 exclusive."""
     normalization: Normalization = "auto"
     """Mean and deviation that are taken from the input: `half` is 0.5 each, `imagenet` that of most ImageNet weights. `auto`:
-    half for `tf_efficientnet`, whose AdvProp weights the authors start from, else what timm says of the backbone's weights."""
+    half for `tf_efficientnet` without a tag, as the authors start from AdvProp weights, else what timm says of the weights
+    that the backbone's name stands for."""
     augment: ImageAugment = "flip"
     crop_jitter: float = 0.04
     """Random crops reach this share of the crop box beyond it, where the aligned frame has room."""
@@ -221,9 +223,13 @@ class TrainConfig:
             f"must be < epochs ({self.epochs})",
             self.backbone_epochs,
         )
+        check(self.seed < 2**32, "seed", "must be < 2**32", self.seed)
         check(0 <= self.crop_jitter < 0.5, "crop_jitter", "must be in [0, 0.5)", self.crop_jitter)
         for name, value in list_settings(self).items():
-            check(not isinstance(value, float) or math.isfinite(value), name, "must be finite", value)
+            numbers = value if isinstance(value, tuple) else (value,)
+            check(
+                all(math.isfinite(each) for each in numbers if isinstance(each, float)), name, "must be finite", value
+            )
         check(0 < self.val_fraction < 1, "val_fraction", "must be between 0 and 1", self.val_fraction)
         check_crop_box(self.crop_box, ALIGNED_SIZE_PX)
         check_choices(self)
@@ -283,6 +289,8 @@ def make_train_config(preset: str = "paper", settings: Mapping[str, Any] | None 
     Raises:
         ConfigError: an unknown preset or setting, or a value that does not fit.
     """
+    if "preset" in {**(settings or {}), **named}:
+        raise ConfigError("preset is where all settings begin and no setting itself; use --preset")
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
     try:
@@ -293,7 +301,8 @@ def make_train_config(preset: str = "paper", settings: Mapping[str, Any] | None 
 
 @dataclass(frozen=True)
 class TrainOptions(RunOptions):
-    """How to train: never changes what is learned, beyond rounding."""
+    """How to train: never changes what is learned, beyond rounding; several devices also drop out other units, and on the CPU
+    batch norm sees the share of each."""
 
     devices: int = 1
     """Processes, one for each GPU (or for each part of a CPU's cores); they share a batch."""

@@ -37,15 +37,17 @@ def load_initial_weights(network: Network, init: str) -> None:
             body: Any = network.backbone.net if isinstance(network, MultiAttentionDetector) else network.net
             _load_body(body, {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)})
     except (ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not fit the network: {error}; check --backbone") from error
+        remedy = "check --preset, --backbone and --attentions" if is_whole else "check --backbone"
+        raise CheckpointError(f"{path} does not fit the network: {error}; {remedy}") from error
 
 
-def _load_body(body: nn.Module, state: Mapping[str, Tensor]) -> None:
+def _load_body(body: Any, state: Mapping[str, Tensor]) -> None:
     expected = body.state_dict()
-    classifier = [name for name in expected if name.split(".")[0] in ("classifier", "fc", "head")]
+    head = next(name for name, module in body.named_modules() if module is body.get_classifier())
+    classifier = [name for name in expected if name.startswith(f"{head}.")]
     fits = all(name in state and state[name].shape == expected[name].shape for name in classifier)
     if not fits:
-        state = {name: value for name, value in state.items() if name.split(".")[0] not in ("classifier", "fc", "head")}
+        state = {name: value for name, value in state.items() if name not in classifier}
     _load(body, state, optional=() if fits else classifier)
 
 

@@ -1,7 +1,7 @@
 """Where a run computes: in this process on one device, or in one process for each of several, through Lightning Fabric.
 
-Fabric, not Accelerate: devices, precision and processes are arguments of one object, where Accelerate reads them from its
-own launcher's environment, and `--devices 4` shall need no launcher.
+Fabric, not Accelerate: devices, precision and processes are arguments of one object there, where Accelerate has a launcher
+and reads its environment; `--devices 4` shall need neither.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.multiprocessing
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment, find_free_network_port
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from pipelines.device import choose_device
@@ -52,6 +53,10 @@ def check_devices(config: TrainConfig, options: TrainOptions) -> None:
     device, count, batch = choose_device(options.device), options.devices, config.optimization.batch_size
     if count > 1 and device.type == "cuda" and torch.cuda.device_count() < count:
         raise ConfigError(f"--devices {count}: this machine has {torch.cuda.device_count()} CUDA devices")
+    if count > 1 and device.index is not None:
+        raise ConfigError(
+            f"--device {options.device} names one device, --devices asks for {count}; use --device {device.type}"
+        )
     if count > 1 and device.type == "mps":
         raise ConfigError("--devices needs CUDA or CPU; mps is one device")
     if batch % (2 * count * config.optimization.accumulate):
@@ -78,25 +83,48 @@ def launch(run: Run, on_step: OnStep) -> list[EpochRow]:
     return rows
 
 
-def _launch_here(run: Run, on_step: OnStep, signals: StopSignals) -> list[EpochRow] | None:
-    device = choose_device(run.options.device)
-    fabric = Fabric(
+class _OneMachine(LightningEnvironment):
+    """Processes are started from here and on this machine, whatever a cluster's or an earlier run's variables say."""
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return False
+
+    @property
+    def main_address(self) -> str:
+        return "127.0.0.1"
+
+    @property
+    def main_port(self) -> int:
+        if self._main_port == -1:
+            self._main_port = find_free_network_port()
+        return self._main_port
+
+    def node_rank(self) -> int:
+        return 0
+
+
+def make_fabric(config: TrainConfig, options: TrainOptions) -> Fabric:
+    """Devices, precision and processes of a run. New processes start anew (spawn): a forked CUDA context is unusable."""
+    device, count = choose_device(options.device), options.devices
+    several = DDPStrategy(start_method="spawn", find_unused_parameters=True, timeout=PROCESS_TIMEOUT)
+    return Fabric(
         accelerator=device.type,
-        devices=[device.index or 0] if device.type == "cuda" else 1,
-        precision=_FABRIC_PRECISION[run.config.precision],  # type: ignore[arg-type]
+        devices=[device.index or 0] if device.type == "cuda" and count == 1 else count,
+        strategy=several if count > 1 else "auto",
+        precision=_FABRIC_PRECISION[config.precision],  # type: ignore[arg-type]
+        plugins=[_OneMachine()],
     )
+
+
+def _launch_here(run: Run, on_step: OnStep, signals: StopSignals) -> list[EpochRow] | None:
+    fabric = make_fabric(run.config, run.options)
     return continue_run(fabric, run, on_step, lambda: signals.received is not None)
 
 
 def _launch_many(run: Run, on_step: OnStep, signals: StopSignals) -> list[EpochRow] | None:
-    """Processes start anew (spawn): a forked CUDA context is unusable. They report here, and stop when told from here."""
-    device, count = choose_device(run.options.device), run.options.devices
-    fabric = Fabric(
-        accelerator=device.type,
-        devices=count,
-        precision=_FABRIC_PRECISION[run.config.precision],  # type: ignore[arg-type]
-        strategy=DDPStrategy(start_method="spawn", find_unused_parameters=True, timeout=PROCESS_TIMEOUT),
-    )
+    """The processes report here, and stop when told from here."""
+    fabric = make_fabric(run.config, run.options)
     context = torch.multiprocessing.get_context("spawn")
     messages, stop = context.SimpleQueue(), context.Event()
     signals.on_receive = stop.set

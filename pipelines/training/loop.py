@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pipelines.data.faces import Batch, FaceImages, draw_balanced, load_batches
+from pipelines.errors import DeepfakeError
 from pipelines.models.backbone import BackboneClassifier, synchronize_batch_norm
 from pipelines.preprocessing import to_network_input
 from pipelines.records import EpochRow
@@ -27,6 +28,7 @@ from pipelines.training.optimization import learning_rate_factor, make_optimizer
 from pipelines.training.step import Network, Phase, StepLosses, TrainingStep
 from pipelines.training.validation import ValidationScores, validate
 
+Result = TypeVar("Result")
 Means = dict[str, float]
 """The parts of StepLosses by name."""
 
@@ -63,6 +65,21 @@ class Diverged(Exception):
     def __init__(self, report: StepReport, batch: Batch, inputs: Tensor) -> None:
         super().__init__(f"losses {report.losses}")
         self.report, self.batch, self.inputs = report, batch, inputs
+
+
+def on_first_process(fabric: Fabric, action: Callable[[], Result]) -> Result:
+    """What the first process makes of it, in all of them; its error, too, so that none waits for the others in vain."""
+    result: Result | None = None
+    error: DeepfakeError | None = None
+    if fabric.is_global_zero:
+        try:
+            result = action()
+        except DeepfakeError as caught:
+            error = caught
+    result, error = fabric.broadcast((result, error))
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
 
 
 class Trainer:
@@ -195,6 +212,7 @@ class Trainer:
                     self.phase_of(epoch),
                     augments=self.augments(epoch),
                     generator=generator,
+                    parts=parts,
                     rank=self.fabric.global_rank,
                     world_size=self.fabric.world_size,
                 )
@@ -268,8 +286,7 @@ class Trainer:
     def _make_row(self, validation: FaceImages) -> EpochRow:
         phase = self.phase_of(self.finished_epochs)
         # one process's statistics and averages decide for all
-        scores = self.fabric.broadcast(self.validate(validation, phase) if self.fabric.is_global_zero else None)
-        assert scores is not None
+        scores = on_first_process(self.fabric, lambda: self.validate(validation, phase))
         earlier = [row.val_auc for row in self.rows if row.phase == phase]
         losses = {name: _mean(name, self._sums) for name in StepLosses._fields}
         return EpochRow(

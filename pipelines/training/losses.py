@@ -38,26 +38,36 @@ class RegionalIndependenceLoss(nn.Module):
         self.register_buffer("update_rate", torch.tensor(config.update_rate))
         self.register_buffer("inner_margins", torch.tensor(config.inner_margins), persistent=False)
 
-    def forward(self, region_vectors: Tensor, labels: Tensor) -> Tensor:
-        """The scalar loss from V (N, M, C) with unit rows and labels (N,) of 0 real, 1 fake."""
+    def forward(self, region_vectors: Tensor, labels: Tensor, *, parts: int = 1, processes: int = 1) -> Tensor:
+        """The scalar loss from V (N, M, C) with unit rows and labels (N,) of 0 real, 1 fake.
+
+        If the batch is computed in parts or by several processes, the mean of what each of them gets is the loss.
+        """
         with torch.autocast(region_vectors.device.type, enabled=False):
             vectors = region_vectors.float()
-            centers = self.move_centers(vectors, labels)
-            return self._intra(vectors, centers, labels) + self._inter(centers)
+            centers = self.move_centers(vectors, labels, parts=parts)
+            intra = self._intra(vectors, centers, labels)
+            if self.config.reduction == "sum":
+                intra = intra * (parts * processes)
+            return intra + self._inter(centers)
 
-    def move_centers(self, region_vectors: Tensor, labels: Tensor) -> Tensor:
-        """Equation 4: c + alpha mean(V - c), kept for the next step in training mode and returned with its gradient."""
+    def move_centers(self, region_vectors: Tensor, labels: Tensor, *, parts: int = 1) -> Tensor:
+        """Equation 4: c + alpha mean(V - c), kept for the next step in training mode and returned with its gradient.
+
+        Each of several parts moves what is kept by its share, so that a step moves the centres as far as in one part.
+        """
         offsets = region_vectors.float() - self.centers
         if self.config.centers == "real":  # the authors' code: fakes pull at nothing, but the mean is over all
             offsets = offsets * (labels == 0)[:, None, None]
-        centers = self.centers + self.update_rate * _mean_over_processes(offsets.mean(dim=0))
+        pull = _mean_over_processes(offsets.mean(dim=0))
+        centers = self.centers + self.update_rate * pull
         if self.training:
-            self.centers.copy_(centers.detach())
+            self.centers.add_(self.update_rate / parts * pull.detach())
         return centers
 
     def end_epoch(self) -> None:
         """Let the centres move more slowly from now on."""
-        self.update_rate.mul_(self.config.update_rate_decay).clamp_(min=UPDATE_RATE_FLOOR)
+        self.update_rate.mul_(self.config.update_rate_decay).clamp_(min=min(UPDATE_RATE_FLOOR, self.config.update_rate))
 
     def _intra(self, vectors: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
         """Beyond the margin of its class a vector is pulled to its centre; before a negative margin it is pushed away."""
@@ -96,8 +106,8 @@ class AdditiveMarginLoss(nn.Module):
         self.config = config
         self.directions = nn.Parameter(torch.randn(num_attentions, channels))
 
-    def forward(self, region_vectors: Tensor, labels: Tensor) -> Tensor:
-        """The scalar loss from V (N, M, C) with unit rows; the labels of the images do not matter."""
+    def forward(self, region_vectors: Tensor, labels: Tensor, *, parts: int = 1, processes: int = 1) -> Tensor:
+        """The scalar loss from V (N, M, C) with unit rows; a mean, whatever the labels and the division of the batch."""
         with torch.autocast(region_vectors.device.type, enabled=False):
             vectors = region_vectors.float()
             cosines = vectors @ F.normalize(self.directions.float(), dim=-1).T

@@ -113,7 +113,7 @@ class RunMonitor:
             images_per_second: training images, over the training part of the epoch.
             peak_memory_mb: from `peak_memory_mb`; NaN where it is not known.
             loader_share: 0..1, time spent waiting for images.
-            seconds: of the whole epoch.
+            seconds: of the training part, since the start or the resume.
         """
         speed = dict(zip(SPEED_COLUMNS, (images_per_second, peak_memory_mb, loader_share, seconds), strict=True))
         known = {name: None if math.isnan(value) else value for name, value in speed.items()}
@@ -264,6 +264,11 @@ def peak_memory_mb(device_type: str) -> float:
         import torch
 
         return torch.cuda.max_memory_allocated() / BYTES_PER_MB
+    try:  # Linux; getrusage there begins with the peak of the program that started this one
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")) / BYTES_PER_MB
+    except (OSError, StopIteration):
+        pass
     try:
         import resource
     except ImportError:  # Windows

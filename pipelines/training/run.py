@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from safetensors.torch import save as encode_safetensors
 
 from pipelines.checkpoint import CheckpointHeader, save_checkpoint
 from pipelines.data.faces import Face, FaceImages, default_cache_bytes
-from pipelines.errors import ManifestError, TrainingDivergedError
+from pipelines.errors import ConfigError, ManifestError, TrainingDivergedError
 from pipelines.manifest import Provenance, replace_atomically
 from pipelines.models import build_model, model_config
 from pipelines.models.backbone import set_bn_momentum
@@ -25,7 +27,8 @@ from pipelines.preprocessing import Preprocessing, to_network_input
 from pipelines.records import EpochRow
 from pipelines.training.config import TrainConfig, TrainOptions
 from pipelines.training.initial_weights import load_initial_weights
-from pipelines.training.loop import Diverged, EpochReport, StepReport, Trainer
+from pipelines.training.loop import Diverged, EpochReport, StepReport, Trainer, on_first_process
+from pipelines.training.memory import keep_freed_memory
 from pipelines.training.monitor import RunMonitor, peak_memory_mb
 from pipelines.training.overlays import draw_attention_maps
 from pipelines.training.step import Network
@@ -72,6 +75,24 @@ def make_network(config: TrainConfig) -> Network:
     return network  # type: ignore[no-any-return]
 
 
+def try_network(config: TrainConfig) -> None:
+    """One image through the network, so that what can not be trained is refused before anything else happens.
+
+    Raises:
+        ConfigError: the config describes no network, or one that does not take such images.
+        CheckpointError: the initial weights do not fit.
+    """
+    image = torch.zeros(1, 3, config.input_size, config.input_size)
+    try:
+        network = make_network(config).eval()
+        with torch.inference_mode():
+            network(image)
+    except (ValueError, RuntimeError, AssertionError, IndexError) as error:
+        raise ConfigError(
+            f"{config.network.backbone} can not be trained at {config.input_size} px with these settings: {error}"
+        ) from error
+
+
 def continue_run(
     fabric: Fabric,
     run: Run,
@@ -84,20 +105,18 @@ def continue_run(
         TrainingDivergedError: a loss or its gradient is no longer a number.
         ManifestError: the saved state does not load.
     """
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     trainer = _make_trainer(fabric, run)
     images, validation = _open_images(run, fabric.world_size)
     steps = trainer.steps_per_epoch(images)
     done = trainer.finished_epochs * steps + trainer.step
-    with RunMonitor(
-        run.folder,
-        finished_epochs=trainer.finished_epochs,
-        finished_steps=done,
-        tensorboard=fabric.is_global_zero,
-    ) as monitor:
+    opened = RunMonitor(run.folder, finished_epochs=trainer.finished_epochs, finished_steps=done)
+    with opened if fabric.is_global_zero else nullcontext() as monitor:
 
         def report(step: StepReport) -> None:
             on_step(step, trainer.rows)
-            if fabric.is_global_zero:
+            if monitor is not None:
                 values = {"learning_rate": step.learning_rate, "gradient_norm": step.gradient_norm}
                 monitor.log_step(step.epoch * steps + step.step + 1, step.losses | values)
 
@@ -107,9 +126,7 @@ def continue_run(
                 epoch = trainer.run_epoch(images, validation, workers=workers, on_step=report, should_stop=should_stop)
             except Diverged as error:
                 raise _keep_batch(error, run, images, fabric.global_rank) from error
-            if fabric.is_global_zero:
-                _keep_epoch(epoch, trainer, run, validation, monitor)
-            fabric.barrier()
+            on_first_process(fabric, partial(_keep_epoch, epoch, trainer, run, validation, monitor))
             if epoch is None:
                 return None
     return trainer.rows
@@ -137,13 +154,13 @@ def _open_images(run: Run, processes: int) -> tuple[FaceImages, FaceImages]:
 
 
 def _keep_epoch(
-    epoch: EpochReport | None, trainer: Trainer, run: Run, validation: FaceImages, monitor: RunMonitor
+    epoch: EpochReport | None, trainer: Trainer, run: Run, validation: FaceImages, monitor: RunMonitor | None
 ) -> None:
-    """Saves and logs a finished epoch; of one that was stopped, the state."""
+    """Logs and saves a finished epoch; of one that was stopped, saves the state. The log takes back what was not saved."""
+    assert monitor is not None
     if epoch is None:
         _save_state(trainer, run)
         return
-    _save(trainer, run, epoch.row)
     monitor.log_epoch(
         epoch.row,
         images_per_second=epoch.images_per_second,
@@ -154,6 +171,7 @@ def _keep_epoch(
     picture = _draw_overlay(trainer, validation)
     if picture is not None:
         monitor.log_overlay(epoch.row.epoch, picture)
+    _save(trainer, run, epoch.row)
 
 
 def _save(trainer: Trainer, run: Run, row: EpochRow) -> None:
@@ -186,8 +204,10 @@ def _save_state(trainer: Trainer, run: Run) -> None:
 
 def _restore(trainer: Trainer, path: Path) -> None:
     try:
-        state = torch.load(path, map_location=trainer.fabric.device, weights_only=True)
-        trainer.load_state_dict(state)
+        # to the CPU: what belongs on another device is copied there, and Adam's step counters must stay here
+        trainer.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # torch reports damaged files with many types
         raise ManifestError(f"{path} can not be read ({error}); start the run again with --overwrite") from error
 
@@ -208,9 +228,8 @@ def _keep_batch(error: Diverged, run: Run, images: FaceImages, rank: int) -> Tra
     names = ", ".join(sorted({face.video_id for face in faces})[:3])
     return TrainingDivergedError(
         f"the loss became {report.losses['total']}, its gradient's norm {report.gradient_norm}, in epoch "
-        f"{report.epoch + 1}, batch {report.step + 1} (videos {names}, …); the batch is kept in {path} and the last whole "
-        "epoch in last.safetensors; start another --run with a lower --lr, more --warmup-steps or --clip-norm 1, from "
-        "there with --init if you like"
+        f"{report.epoch + 1}, batch {report.step + 1} (videos {names}, …); the batch is kept in {path}; start another "
+        "--run with a lower --lr, more --warmup-steps or --clip-norm 1; --init can go on from an earlier epoch's weights"
     )
 
 

@@ -70,14 +70,15 @@ def _find_path(name: str, known: Mapping[str, Any]) -> str:
         return matches[0]
     if matches:
         raise ConfigError(f"the setting {name!r} could be {' or '.join(matches)}; give it in full")
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or list(known)[:3]
-    raise ConfigError(f"there is no setting {name!r}; did you mean {', '.join(close)}?")
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    remedy = f"did you mean {', '.join(close)}?" if close else "--show-settings lists them all"
+    raise ConfigError(f"there is no setting {name!r}; {remedy}")
 
 
 def _parse(value: Any, hint: Any, name: str) -> Any:
     """The value as the setting's type; text is read as a command line writes it."""
     if isinstance(hint, types.UnionType):
-        return None if value in (None, "none") else _parse(value, typing.get_args(hint)[0], name)
+        return None if value is None or str(value).lower() == "none" else _parse(value, typing.get_args(hint)[0], name)
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         if value not in choices:

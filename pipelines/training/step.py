@@ -52,10 +52,13 @@ class TrainingStep(nn.Module):
         *,
         augments: bool,
         generator: torch.Generator,
+        parts: int = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> StepLosses:
-        """Losses of a batch: images (N, 3, H, W) normalised, labels (N,) of 0 real, 1 fake.
+        """Losses of a batch, or of one of its `parts` in one of `world_size` processes.
+
+        Images (N, 3, H, W) normalised, labels (N,) of 0 real, 1 fake.
 
         The degraded images need the maps of the clean ones, so there are two passes; both go backward together.
         """
@@ -68,28 +71,40 @@ class TrainingStep(nn.Module):
             ce = self._cross_entropy(clean.logits, labels)
             return StepLosses(total=ce, ce=ce)
         replaces = augments and self.config.agda.use == "replace"
-        losses = self._weigh_clean(clean, labels, ce_weight=0.0 if replaces else 1.0)
+        auxiliary = self._take_auxiliary(clean, labels, parts=parts, processes=world_size)
+        losses = self._weigh_clean(clean, labels, auxiliary, ce_weight=0.0 if replaces else 1.0)
         if not augments:
             return losses
         degraded_images, drawn = self.agda(
             images, clean.attention_maps.detach(), generator, rank=rank, world_size=world_size
         )
-        return self._add_degraded(losses, clean, self.network(degraded_images), drawn, labels)
+        degraded = self.network(degraded_images)
+        if isinstance(self.auxiliary, RegionalIndependenceLoss) and self.config.ril.double_update:
+            self.auxiliary.move_centers(degraded.region_vectors.detach(), labels, parts=parts)
+        return self._add_degraded(losses, clean, degraded, drawn, labels)
 
     def end_epoch(self) -> None:
         """What changes between epochs: alpha."""
         if isinstance(self.auxiliary, RegionalIndependenceLoss):
             self.auxiliary.end_epoch()
 
-    def _weigh_clean(self, clean: DetectorOutput, labels: Tensor, *, ce_weight: float) -> StepLosses:
-        assert clean.attention_maps is not None and clean.region_vectors is not None
-        ce = self._cross_entropy(clean.logits, labels)
-        cosine = pairwise_cosine(clean.attention_maps).mean()
+    def _take_auxiliary(self, clean: DetectorOutput, labels: Tensor, *, parts: int, processes: int) -> Tensor | None:
         if self.auxiliary is None:
-            return StepLosses(total=ce_weight * ce, ce=ce, attention_cosine=cosine)
-        auxiliary = self.auxiliary(clean.region_vectors, labels)
-        total = ce_weight * ce + self.auxiliary.config.weight * auxiliary
-        return StepLosses(total=total, ce=ce, auxiliary=auxiliary, attention_cosine=cosine)
+            return None
+        loss: Tensor = self.auxiliary(clean.region_vectors, labels, parts=parts, processes=processes)
+        return loss
+
+    def _weigh_clean(
+        self, clean: DetectorOutput, labels: Tensor, auxiliary: Tensor | None, *, ce_weight: float
+    ) -> StepLosses:
+        assert clean.attention_maps is not None
+        ce = self._cross_entropy(clean.logits, labels)
+        total = ce_weight * ce
+        if auxiliary is not None and self.auxiliary is not None:
+            total = total + self.auxiliary.config.weight * auxiliary
+        return StepLosses(
+            total, ce=ce, auxiliary=auxiliary, attention_cosine=pairwise_cosine(clean.attention_maps).mean()
+        )
 
     def _add_degraded(
         self, losses: StepLosses, clean: DetectorOutput, degraded: DetectorOutput, drawn: Tensor, labels: Tensor
@@ -102,8 +117,6 @@ class TrainingStep(nn.Module):
         if agda.match_weight:
             match = match_loss(clean.region_vectors, degraded.region_vectors, drawn)
             total = total + agda.match_weight * match
-        if isinstance(self.auxiliary, RegionalIndependenceLoss) and self.config.ril.double_update:
-            self.auxiliary.move_centers(degraded.region_vectors.detach(), labels)
         return losses._replace(total=total, ce_augmented=ce_augmented, match=match)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -283,8 +283,11 @@ def test_missing_or_foreign_initial_weights_are_refused(work: Path, init: str, m
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"backbone": "no_such_net"}, "the network can not be built: timm has no network 'no_such_net'"),
-        ({"texture_tap": "L99"}, "the network can not be built: .* has no tap 'L99'; it has L1"),
+        (
+            {"backbone": "no_such_net"},
+            "no_such_net can not be trained at .* px with these settings: timm has no network 'no_such_net'",
+        ),
+        ({"texture_tap": "L99"}, "can not be trained at .* px with these settings: .* has no tap 'L99'; it has L1"),
     ],
 )
 def test_a_network_that_can_not_be_built_is_refused(work: Path, changed: dict[str, Any], message: str) -> None:

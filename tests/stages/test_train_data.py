@@ -27,6 +27,7 @@ from pipelines.checkpoint import read_header
 from pipelines.errors import ConfigError, LeakError, ManifestError
 from pipelines.manifest import read_provenance, read_table
 from pipelines.records import EpochRow, VideoRow, table_to_rows
+from pipelines.stages.train import make_contract
 from pipelines.training.settings import replace_settings
 from tests.conftest import CROP_BOX
 from tests.support import make_noise, temporary_files, write_faces_parquet
@@ -195,3 +196,33 @@ def test_a_preview_needs_faces(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     with pytest.raises(ManifestError, match="detect-faces has not been run in"):
         preview_augmentations(tmp_path / "work", tmp_path / "preview.png", SHORT)
+
+
+def test_overwriting_does_not_delete_the_weights_to_start_from(work: Path) -> None:
+    best = train(work, SHORT).checkpoint
+    with pytest.raises(ConfigError, match=r"--overwrite would delete .*best.safetensors, which --init names"):
+        train(work, _change(SHORT, init=str(best)), TrainOptions(overwrite=True))
+    assert best.is_file()
+    assert train(work, _change(SHORT, init=str(best)), run="next").checkpoint.is_file()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"backbone": "vit_tiny_patch16_224"}, {"backbone": "swin_tiny_patch4_window7_224"}]
+)
+def test_a_network_that_takes_no_such_images_is_refused_before_a_run_exists(
+    work: Path, settings: dict[str, Any]
+) -> None:
+    config = _change(SHORT, **settings, texture_tap="L1", attention_tap="L2")
+    with pytest.raises(ConfigError, match=f"{settings['backbone']} can not be trained at 32 px with these settings"):
+        train(work, config)
+    assert not (work / "train").exists()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "mean"),
+    [("tf_efficientnet_b0", 0.5), ("tf_efficientnet_b0.ns_jft_in1k", 0.485), ("tf_efficientnet_b0.ap_in1k", 0.5)],
+)
+def test_the_input_is_normalised_as_the_named_weights_expect(work: Path, backbone: str, mean: float) -> None:
+    provenance = read_provenance(work / "detect-faces" / "manifest.parquet")
+    assert make_contract(_change(SHORT, backbone=backbone), provenance).mean[0] == mean
+    assert make_contract(_change(SHORT, backbone=backbone, normalization="imagenet"), provenance).mean[0] == 0.485

@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 
 import weights
 from pipelines.data.faces import Face
-from pipelines.errors import ConfigError, TrainingDivergedError
+from pipelines.errors import ConfigError, StorageError, TrainingDivergedError
 from pipelines.manifest import Provenance
 from pipelines.preprocessing import Preprocessing
 from pipelines.records import EpochRow
 from pipelines.training.config import TrainOptions, make_train_config
-from pipelines.training.launch import check_devices, launch
+from pipelines.training.launch import check_devices, launch, make_fabric
 from pipelines.training.loop import StepReport
 from pipelines.training.run import Run
 from tests.conftest import CROP_BOX, Image
@@ -170,3 +170,33 @@ def test_a_batch_that_can_not_be_divided_is_refused(devices: int, settings: dict
     config = make_train_config("paper", batch_size=8, **settings)
     with pytest.raises(ConfigError, match=f"a batch of 8 can not be cut into even parts for {devices} devices"):
         check_devices(config, TrainOptions(device="cpu", devices=devices))
+
+
+def test_one_device_by_number_is_not_several() -> None:
+    config = make_train_config("paper", batch_size=8)
+    with pytest.raises(ConfigError, match="names one device"):
+        check_devices(config, TrainOptions(device="cpu:0", devices=2))
+
+
+def test_variables_of_a_cluster_have_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {
+        "SLURM_NTASKS": "1",
+        "SLURM_JOB_NAME": "train",
+        "SLURM_NODELIST": "a",
+        "LOCAL_RANK": "3",
+        "NODE_RANK": "2",
+    }
+    for name, value in {**variables, "WORLD_SIZE": "4", "MASTER_ADDR": "elsewhere", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    fabric = make_fabric(make_train_config("paper", precision="32"), TrainOptions(device="cpu", devices=2))
+    environment = fabric.strategy.cluster_environment  # type: ignore[attr-defined]
+    assert (fabric.world_size, environment.node_rank(), environment.main_address) == (2, 0, "127.0.0.1")
+    assert not environment.creates_processes_externally and environment.main_port > 1024
+
+
+def test_an_error_of_the_first_process_reaches_all(tmp_path: Path, faces: Faces) -> None:
+    settings = {"init": "multi-attention-default", "epochs": 2}
+    run = _run(tmp_path / "run", faces, "paper", settings, devices=2)
+    (run.folder / "last.safetensors" / "in the way").mkdir(parents=True)
+    with pytest.raises(StorageError, match=r"last.safetensors"):
+        _train(run)

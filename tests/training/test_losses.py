@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -476,3 +476,35 @@ def test_matching_is_float32_under_autocast() -> None:
 def test_impossible_settings_say_what_they_got(kind: Any, settings: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         kind(**settings)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_batch_in_two_parts_has_the_loss_and_the_centres_of_one_in_whole(reduction: Literal["mean", "sum"]) -> None:
+    config = replace(PAPER, reduction=reduction, update_rate=1e-6, update_rate_decay=1.0)  # the centres stay near
+    vectors, labels = torch.from_numpy(_unit_vectors(4)).float(), torch.tensor([0, 1, 0, 1])
+    whole, parted = _module(_centers(), config), _module(_centers(), config)
+    loss = whole(vectors, labels)
+    parts = [parted(vectors[i : i + 2], labels[i : i + 2], parts=2) for i in (0, 2)]
+    torch.testing.assert_close(torch.stack(parts).mean(), loss, atol=1e-4, rtol=1e-4)
+    twice = replace(config, update_rate=0.2)
+    whole, parted = _module(_centers(), twice), _module(_centers(), twice)
+    before = whole.centers.clone()
+    whole.move_centers(vectors, labels)
+    for i in (0, 2):
+        parted.move_centers(vectors[i : i + 2], labels[i : i + 2], parts=2)
+    moved, moved_in_parts = (whole.centers - before).norm(), (parted.centers - before).norm()
+    assert 0.9 < float(moved_in_parts / moved) < 1.0  # by shares of 0.1: once 0.19, not 0.2, and never twice 0.2
+
+
+def test_several_processes_sum_over_the_whole_batch() -> None:
+    config = replace(PAPER, reduction="sum", update_rate=1e-6)
+    vectors, labels = torch.from_numpy(_unit_vectors(4)).float(), torch.tensor([0, 1, 0, 1])
+    whole = _module(_centers(), config)(vectors, labels)
+    shares = [_module(_centers(), config)(vectors[i : i + 2], labels[i : i + 2], processes=2) for i in (0, 2)]
+    torch.testing.assert_close(torch.stack(shares).mean(), whole, atol=1e-4, rtol=1e-4)
+
+
+def test_the_floor_of_the_rate_never_raises_it() -> None:
+    loss = _module(_centers(), replace(PAPER, update_rate=5e-4))
+    loss.end_epoch()
+    assert float(loss.update_rate) == pytest.approx(5e-4)

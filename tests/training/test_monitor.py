@@ -383,6 +383,8 @@ def test_peak_memory_knows_the_platform_s_unit(
 ) -> None:
     import resource
 
+    monkeypatch.setattr(monitor_module.Path, "read_text", lambda _path: "")  # no /proc
+
     class Usage:
         ru_maxrss = peak
 
@@ -393,6 +395,7 @@ def test_peak_memory_knows_the_platform_s_unit(
 
 def test_peak_memory_is_no_number_where_the_platform_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.setattr(monitor_module.Path, "read_text", lambda _path: "")
     assert math.isnan(peak_memory_mb("cpu"))
 
 
