@@ -205,7 +205,7 @@ class TrainConfig:
     agda: AttentionAugmentationConfig = field(default_factory=AttentionAugmentationConfig)
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
     precision: Precision = "auto"
-    """`auto`: 32 on the CPU (measured: docs/benchmarks.md), bf16 on a GPU that has it."""
+    """`auto`: 32 on a CPU, bf16 on a GPU that has it."""
     val_fraction: float = 0.1
     """Share of the groups held out when the manifest has no split `val`."""
     frames: int = DEFAULT_FRAMES

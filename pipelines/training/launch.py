@@ -36,7 +36,7 @@ OnStep = Callable[[StepReport, list[EpochRow]], None]
 
 
 def choose_precision(precision: Precision, device: torch.device) -> Precision:
-    """What `auto` means on a device: 32 on a CPU, where nothing was found faster, bf16 on a GPU that computes it."""
+    """What `auto` means on a device: 32 on a CPU, where bf16 gains little, bf16 on a GPU that computes it."""
     if precision == "16" and device.type == "cpu":
         raise ConfigError("precision 16 needs a GPU; use 32 or bf16")
     if precision != "auto":
