@@ -111,8 +111,12 @@ def continue_run(
     images, validation = _open_images(run, fabric.world_size)
     steps = trainer.steps_per_epoch(images)
     done = trainer.finished_epochs * steps + trainer.step
-    opened = RunMonitor(run.folder, finished_epochs=trainer.finished_epochs, finished_steps=done)
-    with opened if fabric.is_global_zero else nullcontext() as monitor:
+    opened = (  # rewrites the run's log at once: only one process may have it
+        RunMonitor(run.folder, finished_epochs=trainer.finished_epochs, finished_steps=done)
+        if fabric.is_global_zero
+        else nullcontext()
+    )
+    with opened as monitor:
 
         def report(step: StepReport) -> None:
             on_step(step, trainer.rows)
@@ -172,6 +176,8 @@ def _keep_epoch(
     if picture is not None:
         monitor.log_overlay(epoch.row.epoch, picture)
     _save(trainer, run, epoch.row)
+    row = epoch.row
+    log.info("epoch %d (%s): loss %.4f, val AUC %.4f", row.epoch, row.phase, row.train_loss, row.val_auc)
 
 
 def _save(trainer: Trainer, run: Run, row: EpochRow) -> None:
