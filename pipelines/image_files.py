@@ -1,7 +1,8 @@
-"""Pictures on disk: (H, W, 3) uint8 RGB, PNG without loss or JPEG."""
+"""Pictures (H, W, 3) uint8 RGB: on disk, PNG without loss or JPEG, and several joined to one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,8 @@ Image = npt.NDArray[np.uint8]
 PNG_COMPRESSION = 1
 """Of 0..9: larger files, several times faster than the default."""
 JPEG_QUALITY = 95
+WHITE = 255
+SEPARATOR_PX = 2
 
 
 def write_image(path: Path, image: Image) -> None:
@@ -47,3 +50,11 @@ def decode_image(data: bytes) -> Image | None:
     except cv2.error:  # a header that claims more pixels than OpenCV allows
         return None
     return None if image is None else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def join_images(images: Sequence[Image], *, axis: int, gap_px: int = SEPARATOR_PX) -> Image:
+    """Side by side (axis 1) or one below the other (axis 0), of equal length across the axis, with white in between."""
+    gap_shape = list(images[0].shape)
+    gap_shape[axis] = gap_px
+    gap = np.full(gap_shape, WHITE, np.uint8)
+    return np.concatenate([part for image in images for part in (gap, image)][1:], axis=axis)

@@ -19,17 +19,15 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as kernels
 
 from pipelines.errors import ConfigError
+from pipelines.image_files import Image, join_images
 
-Image = npt.NDArray[np.uint8]
 ERASED_ASPECT_MAX = 2.0
 """Erased rectangles are at most this many times longer than wide."""
-SEPARATOR_PX = 2
 
 
 @dataclass(frozen=True)
@@ -81,16 +79,8 @@ def preview_augmentations(images: Sequence[Image], preset: str, *, seed: int, co
     rows = []
     for row, image in enumerate(images):
         streams = [np.random.default_rng((seed, row, column)) for column in range(1, columns)]
-        rows.append(_join([image, *(augment_image(image, preset, rng) for rng in streams)], axis=1))
-    return _join(rows, axis=0)
-
-
-def _join(pictures: Sequence[Image], axis: int) -> Image:
-    """Side by side (axis 1) or one below the other (axis 0), with a white line between."""
-    shape = list(pictures[0].shape)
-    shape[axis] = SEPARATOR_PX
-    line = np.full(shape, 255, dtype=np.uint8)
-    return np.concatenate([part for picture in pictures for part in (line, picture)][1:], axis=axis)
+        rows.append(join_images([image, *(augment_image(image, preset, rng) for rng in streams)], axis=1))
+    return join_images(rows, axis=0)
 
 
 def downscale(image: Tensor, scale: float, rng: np.random.Generator) -> Tensor:

@@ -18,10 +18,8 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
-import cv2
-
 from pipelines.errors import StorageError
-from pipelines.image_files import JPEG_QUALITY, Image
+from pipelines.image_files import Image, encode_image
 from pipelines.manifest import replace_atomically
 from pipelines.records import EpochRow
 
@@ -133,10 +131,8 @@ class RunMonitor:
     @_harmless
     def log_overlay(self, epoch: int, picture: Image) -> None:
         """A picture (H, W, 3) uint8 RGB as `attention/epoch-007.jpg` and in TensorBoard as `attention/maps`."""
-        pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-        encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
         with replace_atomically(self.folder / "attention" / f"epoch-{epoch:03d}.jpg") as beside:
-            beside.write_bytes(encoded.tobytes())
+            beside.write_bytes(encode_image(picture, ".jpg"))
         if self._curves:
             self._curves.add_image("attention/maps", picture, self._step)
             self._curves.flush()

@@ -9,12 +9,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.image_files import Image
+from pipelines.image_files import WHITE, Image, join_images
 
 HEAT_SHARE = 0.5
 """Of heat in the mixture; the rest is the face without its colours, so that every colour stands for attention."""
-SEPARATOR_PX = 2
-WHITE = 255
 TITLE_FONT = cv2.FONT_HERSHEY_SIMPLEX
 TITLE_SCALE = 0.6
 TITLE_HEIGHT_PX = 28
@@ -47,8 +45,8 @@ def draw_attention_maps(
     rows = []
     for face, face_heat in zip(faces, heat, strict=True):
         cells = [face, *(_overlay(face, one) for one in face_heat)]
-        rows.append(_join([_resize(cell, size_px) for cell in cells], axis=1))
-    return _join(rows, axis=0)
+        rows.append(join_images([_resize(cell, size_px) for cell in cells], axis=1))
+    return join_images(rows, axis=0)
 
 
 def stack_panels(
@@ -60,7 +58,7 @@ def stack_panels(
     panels = [_with_title(picture, title) for picture, title in zip(pictures, titles, strict=True)]
     axis = 0 if direction == "below" else 1
     length = max(panel.shape[1 - axis] for panel in panels)
-    return _join([_extend(panel, length, axis=1 - axis) for panel in panels], axis=axis, gap_px=PANEL_GAP_PX)
+    return join_images([_extend(panel, length, axis=1 - axis) for panel in panels], axis=axis, gap_px=PANEL_GAP_PX)
 
 
 def _check(faces: Image, maps: npt.NDArray[np.floating[Any]]) -> None:
@@ -119,14 +117,6 @@ def _extend(image: Image, length: int, *, axis: int) -> Image:
     """At least `length` pixels along the axis, white added at the end."""
     missing = [(0, max(0, length - image.shape[i]) if i == axis else 0) for i in range(3)]
     return np.pad(image, missing, constant_values=WHITE)
-
-
-def _join(images: Sequence[Image], *, axis: int, gap_px: int = SEPARATOR_PX) -> Image:
-    """Images of equal length across the axis, one after another with white in between."""
-    gap_shape = list(images[0].shape)
-    gap_shape[axis] = gap_px
-    gap = np.full(gap_shape, WHITE, np.uint8)
-    return np.concatenate([part for image in images for part in (gap, image)][1:], axis=axis)
 
 
 def _as_image(array: Any) -> Image:

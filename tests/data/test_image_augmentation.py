@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from pipelines.data.image_augmentation import (
-    SEPARATOR_PX,
     Operation,
     augment_image,
     operations_of,
     preview_augmentations,
 )
 from pipelines.errors import ConfigError
+from pipelines.image_files import SEPARATOR_PX
 from pipelines.preprocessing import resize_square
 
 Image = npt.NDArray[np.uint8]

@@ -11,7 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipelines.training.overlays import SEPARATOR_PX, draw_attention_maps, stack_panels
+from pipelines.image_files import SEPARATOR_PX
+from pipelines.training.overlays import draw_attention_maps, stack_panels
 
 SIZE_PX = 64
 Array = npt.NDArray[Any]
