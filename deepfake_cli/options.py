@@ -13,6 +13,7 @@ import typer
 RUNNING = "How to run"
 LOGGING = "Messages"
 
+INPUTS_HELP = "Videos, images, folders, .txt lists, a videos manifest of index, or - for a list."
 Workspace = Annotated[Path, typer.Option("--workspace", "-w", help="Folder that holds every stage's folder.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=RUNNING)]
 Workers = Annotated[
@@ -26,6 +27,15 @@ Verify = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, warnings only.", rich_help_panel=LOGGING)]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell every step.", rich_help_panel=LOGGING)]
 LogFile = Annotated[Path | None, typer.Option(help="Also write messages to this file.", rich_help_panel=LOGGING)]
+
+
+class Split(enum.StrEnum):
+    train = "train"
+    val = "val"
+    test = "test"
+
+
+Splits = Annotated[list[Split] | None, typer.Option("--split", help="Of an indexed data set, only this; repeatable.")]
 
 
 class Decoder(enum.StrEnum):

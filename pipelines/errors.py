@@ -47,7 +47,7 @@ class TrainingDivergedError(ConfigError):
 
 
 class LeakError(DeepfakeError):
-    """What must stand on one side of a split (a content, an original, an identity) stands on two."""
+    """What must stand on one side of a split (a content, an original, a group, an identity) stands on two."""
 
 
 class InputError(DeepfakeError):

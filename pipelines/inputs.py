@@ -11,12 +11,13 @@ from pathlib import Path, PurePath
 
 from pipelines.data.labels import VideoLabel, label_and_split_in, read_labels
 from pipelines.errors import ConfigError, DatasetError
-from pipelines.manifest import storage_error
-from pipelines.records import VideoRow
+from pipelines.manifest import read_table, storage_error
+from pipelines.records import VideoRow, table_to_rows
 from pipelines.weights_files import file_digest
 
 log = logging.getLogger(__name__)
 LIST_SUFFIX = ".txt"
+MANIFEST_SUFFIX = ".parquet"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class InputFile:
     """Relative to the named folder, or the file's own name; with slashes."""
     folder_name: str = ""
     """Name of the named folder, or of the folders a named file lies in; may be `real` or `fake`."""
+    listed: VideoRow | None = None
+    """Its row, where it was named by a videos manifest: that knows its key and label."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +41,28 @@ class FoundInputs:
     num_ignored: int
 
 
-def find_inputs(named: Iterable[str | Path], *, workspace: Path | None = None) -> FoundInputs:
+def find_inputs(
+    named: Iterable[str | Path], *, workspace: Path | None = None, splits: Sequence[str] = ()
+) -> FoundInputs:
     """Files as named, and what is or may be a video in folders, recursively.
 
     A file that is named gets a row whatever it is. In a folder, a file with a known video or image suffix does; any other
     only if its container opens as video. A `.txt` file is a list of inputs, one path a line. What a stage has written into
-    a `workspace` inside a named folder is no input.
+    a `workspace` inside a named folder is no input. A `.parquet` file is a videos manifest, as `index` writes it; of its
+    videos only those of the `splits` are taken, if any are given.
 
     Raises:
-        ConfigError: nothing was found.
+        ConfigError: nothing was found, or splits are wanted of inputs that have none.
     """
     files: dict[Path, InputFile] = {}
     num_ignored = 0
     for path in map(Path, _expand_lists(named)):
+        if path.suffix.lower() == MANIFEST_SUFFIX and path.is_file():
+            for row in _read_listed(path, splits):
+                files[Path(row.path)] = InputFile(Path(row.path), f"{row.video_key}{Path(row.path).suffix}", listed=row)
+            continue
+        if splits:
+            raise ConfigError(f"{path} has no splits to choose from; name a videos manifest made by: deepfake index")
         if not _is_folder(path):
             files.setdefault(path, InputFile(path, path.name, "/".join(path.parent.parts[-2:])))
             continue
@@ -78,11 +90,12 @@ def describe_inputs(
     Raises:
         DatasetError: labels that contradict each other, also between copies of one content.
     """
+    found = [VideoLabel.of(file.listed) if file.listed else None for file in files]
     if labels:
         label_of = read_labels(labels, {file.path: file.name for file in files})
-        found = [label_of.get(file.path) for file in files]
+        found = [_complete(label_of.get(file.path), known) for file, known in zip(files, found, strict=True)]
     else:
-        found = [_label_from_folders(file) for file in files]
+        found = [known or _label_from_folders(file) for file, known in zip(files, found, strict=True)]
     keys = make_video_keys(files)
     rows = [_describe(*entry, digest_of) for entry in zip(files, keys, found, strict=True)]
     _check_copies(rows)
@@ -90,9 +103,12 @@ def describe_inputs(
 
 
 def make_video_keys(files: Sequence[InputFile]) -> list[str]:
-    """A short unique name for each input: its relative path without suffix, made longer only where two would be equal."""
+    """A short unique name for each input: its relative path without suffix, made longer only where two would be equal.
+
+    One that a manifest lists keeps the key it has there, if that is unique.
+    """
     candidates = [
-        [PurePath(file.name).with_suffix("").as_posix() for file in files],
+        [file.listed.video_key if file.listed else PurePath(file.name).with_suffix("").as_posix() for file in files],
         [file.name for file in files],
         [file.path.as_posix() for file in files],
     ]
@@ -109,17 +125,20 @@ class DigestCache:
 
     path: Path
     verify: bool = False
+    also: Path | None = None
+    """Another cache to learn from; it may be missing."""
     _known: dict[tuple[str, int, int], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.verify or not self.path.is_file():
+        if self.verify:
             return
-        for line in self.path.read_text("utf-8", errors="replace").splitlines():
-            try:
-                entry = json.loads(line)
-                self._known[entry["path"], entry["size"], entry["mtime_ns"]] = entry["sha256"]
-            except (ValueError, KeyError, TypeError):
-                log.debug("%s: a torn line is ignored", self.path)
+        for path in (self.also, self.path):
+            for line in path.read_text("utf-8", errors="replace").splitlines() if path and path.is_file() else ():
+                try:
+                    entry = json.loads(line)
+                    self._known[entry["path"], entry["size"], entry["mtime_ns"]] = entry["sha256"]
+                except (ValueError, KeyError, TypeError):
+                    log.debug("%s: a torn line is ignored", path)
 
     def digest_of(self, path: Path) -> str:
         """SHA-256 of the file."""
@@ -149,6 +168,15 @@ def _expand_lists(named: Iterable[str | Path]) -> Iterator[str | Path]:
         yield from (line.strip() for line in lines if line.strip())
 
 
+def _read_listed(manifest: Path, splits: Sequence[str]) -> list[VideoRow]:
+    rows: list[VideoRow] = table_to_rows(read_table(manifest, VideoRow), VideoRow)
+    chosen = [row for row in rows if not splits or row.split in splits]
+    if not chosen:
+        there = ", ".join(sorted({row.split for row in rows if row.split})) or "none"
+        raise ConfigError(f"{manifest} lists no video of the split {' or '.join(splits)}; it has the splits: {there}")
+    return chosen
+
+
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
@@ -163,6 +191,13 @@ def _belongs(path: Path) -> bool:
     return suffix in KNOWN_VIDEO_SUFFIXES or suffix in KNOWN_IMAGE_SUFFIXES or looks_like_video(path)
 
 
+def _complete(said: VideoLabel | None, known: VideoLabel | None) -> VideoLabel | None:
+    """What a labels file says, and what a manifest knows where that says nothing."""
+    if said is None or known is None:
+        return said or known
+    return replace(known, **{name: value for name, value in vars(said).items() if value is not None})
+
+
 def _label_from_folders(file: InputFile) -> VideoLabel | None:
     label, split = label_and_split_in(PurePath(file.folder_name) / PurePath(file.name).parent)
     return None if label is None else VideoLabel(label, split)
@@ -171,7 +206,7 @@ def _label_from_folders(file: InputFile) -> VideoLabel | None:
 def _describe(file: InputFile, key: str, label: VideoLabel | None, digest_of: Callable[[Path], str]) -> VideoRow:
     row = VideoRow(video_id="", sha256="", video_key=key, path=file.path.as_posix())
     if label is not None:
-        row = replace(row, label=label.label, split=label.split, original=label.original, identity=label.identity)
+        row = replace(row, **vars(label))
     try:
         if file.path.exists() and not file.path.is_file():  # a pipe or a device would never end
             reason = f"{file.path.name} is not a regular file; pass a video file"

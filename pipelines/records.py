@@ -38,9 +38,15 @@ class VideoRow:
     """The video_key that a fake was made from; groups both in splits."""
     identity: str | None = None
     """Who is seen, several separated by `;`: a face swap shows the target's body with the source's face."""
+    group: str | None = None
+    """What it was recorded or made with (a part, a pair): a split that is dealt keeps it together."""
     dataset: str | None = None
     method: str | None = None
+    """How a fake was made."""
     compression: str | None = None
+    """As the data set names it, such as c23."""
+    mask: str | None = None
+    """Path of the video that shows where a fake was changed."""
     status: str = "ok"
     error: str | None = None
     rows: int = 0
@@ -163,6 +169,7 @@ class FaceScoreRow:
     """One scored face: a row of the `--details` files."""
 
     video: str
+    video_key: str
     sha256: str
     frame_index: int
     pts_seconds: float

@@ -224,7 +224,10 @@ def test_rows_of_a_labels_file_that_fit_no_input_are_counted_and_named(
         ),
         ("video,label\nb.mp4,maybe\n", r"line 2: unknown label 'maybe'; use real or fake"),
         ("video,label,split\nb.mp4,real,dev\n", r"unknown split 'dev'; use train, val or test"),
-        ("video,class\nb.mp4,real\n", r"lacks the column 'label'; it needs video,label\[,split,original,identity\]"),
+        (
+            "video,class\nb.mp4,real\n",
+            r"lacks the column 'label'; it needs video,label\[,split,original,identity,group,dataset",
+        ),
         ("name,label\nb.mp4,real\n", r"lacks the column 'video'"),
         ("", r"lacks the column 'label'"),
         ("video,label\nc.mp4,real\n", r"names none of the 3 inputs; `video` must be their path relative to the folder"),

@@ -14,15 +14,17 @@ from pipelines.config import ExtractConfig, RunOptions
 
 
 def extract_frames(
-    inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Videos, folders, .txt lists, or - for a list.")
-    ],
     workspace: opt.Workspace,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[INPUT...]", help=f"{opt.INPUTS_HELP} Default: the workspace's index."),
+    ] = None,
     frames: Annotated[int, typer.Option(help="Frames spread over the whole video.")] = ExtractConfig.frames,
     fps: Annotated[float | None, typer.Option(help="Frames per second, instead of a number.")] = ExtractConfig.fps,
     start: Annotated[float | None, typer.Option(help="Seconds from the first frame.")] = ExtractConfig.start_seconds,
     end: Annotated[float | None, typer.Option(help="Seconds from the first frame.")] = ExtractConfig.end_seconds,
-    labels: Annotated[Path | None, typer.Option(help="CSV video,label[,split,original,identity].")] = None,
+    labels: Annotated[Path | None, typer.Option(help="CSV video,label[,split,original,identity,...].")] = None,
+    split: opt.Splits = None,
     decoder: Annotated[opt.Decoder, typer.Option(help="Video reader.")] = opt.Decoder(ExtractConfig.decoder),
     format: Annotated[opt.FrameFormat, typer.Option(help="png is lossless.")] = opt.FrameFormat(ExtractConfig.format),
     workers: opt.Workers = RunOptions.workers,
@@ -41,11 +43,12 @@ def extract_frames(
 
     with ProgressBar(quiet=quiet) as bar:
         summary = run(
-            opt.inputs_from(inputs),
+            opt.inputs_from(inputs or []),
             workspace,
             config,
             RunOptions(workers=workers, overwrite=overwrite, verify=verify),
             labels=labels,
+            splits=[side.value for side in split or []],
             on_progress=bar,
         )
     finish_stage(summary, "frame", quiet=quiet)

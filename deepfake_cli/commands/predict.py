@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 def predict(
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[INPUT...]", help="Videos, images, folders, .txt lists, or - for a list."),
+        typer.Argument(metavar="[INPUT...]", help=opt.INPUTS_HELP),
     ] = None,
+    split: opt.Splits = None,
     faces: Annotated[Path | None, typer.Option(help="Score a workspace's detect-faces stage instead.")] = None,
     checkpoint: Annotated[str, typer.Option(help="Registry name or checkpoint file.")] = PredictConfig.checkpoint,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Scores as .csv, .parquet or .json.")] = None,
@@ -90,13 +91,16 @@ def predict(
         from pipelines import predict as score_inputs
         from pipelines import predict_faces
 
+        splits = [side.value for side in split or []]
         if faces is not None:
             summary = predict_faces(
-                faces, config, options, output=output, details=details, on_row=show, on_progress=bar
+                faces, config, options, splits=splits, output=output, details=details, on_row=show, on_progress=bar
             )
         else:
             named = opt.inputs_from(inputs or [])
-            summary = score_inputs(named, config, options, output=output, details=details, on_row=show, on_progress=bar)
+            summary = score_inputs(
+                named, config, options, splits=splits, output=output, details=details, on_row=show, on_progress=bar
+            )
     if not quiet:
         _report(summary.reused, summary.num_ignored, output, len(summary.rows))
     if summary.failures:

@@ -1,18 +1,21 @@
-"""Reading collections of cropped faces: a Parquet file, a CSV list, or a folder with real/ and fake/."""
+"""Reading collections of cropped faces: a Parquet file, a CSV list, a folder with real/ and fake/, or an indexed data set."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.data.labels import check_label, check_split, label_and_split_in
+from pipelines.data.labels import LABEL_FIELDS, VideoLabel, label_and_split_in, to_label
 from pipelines.errors import DatasetError
+from pipelines.manifest import read_table
+from pipelines.records import VideoRow, table_to_rows
 from pipelines.video import KNOWN_IMAGE_SUFFIXES
 
 IMAGE_COLUMNS = ("image", "image_jpeg")
@@ -28,17 +31,14 @@ class SourceFace:
     """The encoded picture."""
     video: str | None
     """The source's name for the video; None makes the picture its own video."""
-    label: str | None
-    split: str | None
-    original: str | None
-    identity: str | None
+    about: VideoLabel
 
 
 def read_source(source: Path) -> Iterator[SourceFace]:
     """The pictures of a collection, in order.
 
     Raises:
-        DatasetError: not there, none of the three kinds, or with labels that are not `real` or `fake`.
+        DatasetError: not there, none of the four kinds, or with labels that are not `real` or `fake`.
     """
     if source.is_dir():
         return _read_folder(source)
@@ -59,6 +59,9 @@ def _read_parquet(source: Path) -> Iterator[SourceFace]:
     except (pa.ArrowInvalid, OSError) as error:
         raise DatasetError(f"{source} is not a readable Parquet file: {error}") from error
     image_column = next((name for name in IMAGE_COLUMNS if name in file.schema_arrow.names), None)
+    if image_column is None and {"video_key", "path"} <= set(file.schema_arrow.names):
+        yield from _read_indexed(source)
+        return
     if image_column is None:
         raise DatasetError(f"{source} has no column 'image' or 'image_jpeg' with encoded pictures")
     kind = file.schema_arrow.field(image_column).type
@@ -66,7 +69,7 @@ def _read_parquet(source: Path) -> Iterator[SourceFace]:
         raise DatasetError(
             f"{source}: the column {image_column!r} holds {kind}; it must hold encoded pictures as bytes"
         )
-    given = [name for name in ("video", "label", "split", "original", "identity") if name in file.schema_arrow.names]
+    given = [name for name in ("video", *LABEL_FIELDS) if name in file.schema_arrow.names]
     number = 0
     for group in range(file.num_row_groups):
         for record in file.read_row_group(group, columns=[image_column, *given]).to_pylist():
@@ -85,7 +88,7 @@ def _read_csv(source: Path) -> Iterator[SourceFace]:
     missing = {"path", "label"} - set(fields)
     if missing:
         raise DatasetError(
-            f"{source} lacks the column {sorted(missing)[0]!r}; it needs path,label[,video,split,original,identity]"
+            f"{source} lacks the column {sorted(missing)[0]!r}; it needs path,label[,video,{','.join(LABEL_FIELDS[1:])}]"
         )
     for number, record in enumerate(records, start=2):
         name = record["path"]
@@ -110,6 +113,24 @@ def _read_folder(source: Path) -> Iterator[SourceFace]:
         )
 
 
+def _read_indexed(manifest: Path) -> Iterator[SourceFace]:
+    """The sequences of a data set that comes as cropped faces: one folder of pictures a video."""
+    for row in table_to_rows(read_table(manifest, VideoRow), VideoRow):
+        folder = Path(row.path)
+        if folder.is_file():
+            raise DatasetError(
+                f"{manifest} lists videos, such as {folder.name}, not faces that are cropped already; "
+                f"run: deepfake extract-frames {manifest} -w WORKSPACE"
+            )
+        names = sorted(path.name for path in _files_in(folder) if path.suffix.lower() in KNOWN_IMAGE_SUFFIXES)
+        for name in names or [""]:  # a sequence without pictures gets its row too
+            yield SourceFace(f"{row.video_key}/{name}", _reader_of(folder / name), row.video_key, VideoLabel.of(row))
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    return folder.iterdir() if folder.is_dir() else iter(())
+
+
 def _reader_of(path: Path) -> Callable[[], bytes]:
     def read() -> bytes:
         try:
@@ -120,14 +141,5 @@ def _reader_of(path: Path) -> Callable[[], bytes]:
     return read
 
 
-def _make_face(name: str, read: Callable[[], bytes], record: dict[str, str | None]) -> SourceFace:
-    label, identity = (None if record.get(key) in (None, "") else str(record[key]) for key in ("label", "identity"))
-    return SourceFace(
-        name=name,
-        read=read,
-        video=record.get("video") or None,
-        label=check_label(label, name),
-        split=check_split(record.get("split") or None, name),
-        original=record.get("original") or None,
-        identity=identity,
-    )
+def _make_face(name: str, read: Callable[[], bytes], record: Mapping[str, Any]) -> SourceFace:
+    return SourceFace(name, read, record.get("video") or None, to_label(record, name))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
+from typing import Any
 
 from pipelines.errors import DatasetError
-from pipelines.records import LABELS, SPLITS
+from pipelines.records import LABELS, SPLITS, VideoRow
 
 log = logging.getLogger(__name__)
 EXAMPLES = 3
@@ -23,10 +24,24 @@ class VideoLabel:
     split: str | None = None
     original: str | None = None
     identity: str | None = None
+    group: str | None = None
+    dataset: str | None = None
+    method: str | None = None
+    compression: str | None = None
+    mask: str | None = None
+
+    @classmethod
+    def of(cls, row: VideoRow) -> VideoLabel:
+        """What a manifest says of the video."""
+        return cls(**{name: getattr(row, name) for name in LABEL_FIELDS})
+
+
+LABEL_FIELDS = tuple(field.name for field in fields(VideoLabel))
+CSV_COLUMNS = f"video,label[,{','.join(LABEL_FIELDS[1:])}]"
 
 
 def read_labels(path: Path, names: Mapping[Path, str]) -> dict[Path, VideoLabel]:
-    """The labels of a CSV `video,label[,split,original,identity]` for the inputs, given as path and name.
+    """The labels of a CSV (`video,label`, and any other field of `VideoLabel`) for the inputs, given as path and name.
 
     A name is the path relative to the input folder; `video` is such a name, or a file name if only one input has it. Rows
     that fit no input are counted in a warning: the file may describe more than is wanted, or misspell it.
@@ -70,38 +85,27 @@ def label_and_split_in(folder: PurePath) -> tuple[str | None, str | None]:
     return label, split
 
 
-def check_label(label: str | None, where: str) -> str | None:
-    """The label, if it is one."""
-    if label is not None and label not in LABELS:
-        raise DatasetError(f"{where}: unknown label {label!r}; use real or fake")
-    return label
-
-
-def check_split(split: str | None, where: str) -> str | None:
-    """The split, if it is one."""
-    if split is not None and split not in SPLITS:
-        raise DatasetError(f"{where}: unknown split {split!r}; use train, val or test")
-    return split
-
-
 def _read_rows(path: Path) -> list[tuple[str, VideoLabel]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             missing = {"video", "label"} - set(reader.fieldnames or ())
             if missing:
-                raise DatasetError(
-                    f"{path} lacks the column {sorted(missing)[0]!r}; it needs video,label[,split,original,identity]"
-                )
-            return [(record["video"], _to_label(record, f"{path} line {reader.line_num}")) for record in reader]
+                raise DatasetError(f"{path} lacks the column {sorted(missing)[0]!r}; it needs {CSV_COLUMNS}")
+            return [(record["video"], to_label(record, f"{path} line {reader.line_num}")) for record in reader]
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} is not a readable CSV file: {error}") from error
 
 
-def _to_label(record: Mapping[str, str | None], where: str) -> VideoLabel:
-    return VideoLabel(
-        label=check_label(record.get("label") or None, where),
-        split=check_split(record.get("split") or None, where),
-        original=record.get("original") or None,
-        identity=record.get("identity") or None,
-    )
+def to_label(record: Mapping[str, Any], where: str) -> VideoLabel:
+    """From a row of a CSV or of a Parquet file; an empty cell says nothing.
+
+    Raises:
+        DatasetError: an unknown label or split.
+    """
+    given = {name: None if record.get(name) in (None, "") else str(record[name]) for name in LABEL_FIELDS}
+    if given["label"] is not None and given["label"] not in LABELS:
+        raise DatasetError(f"{where}: unknown label {given['label']!r}; use real or fake")
+    if given["split"] is not None and given["split"] not in SPLITS:
+        raise DatasetError(f"{where}: unknown split {given['split']!r}; use train, val or test")
+    return VideoLabel(**given)

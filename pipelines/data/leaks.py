@@ -1,4 +1,4 @@
-"""What stands on two sides of a split although it must not: a content, an original with its fakes, an identity."""
+"""What stands on two sides of a split although it must not: a content, an original with its fakes, a group, an identity."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pipelines.data.splits import group_videos, is_usable, people_in
 from pipelines.errors import LeakError
 from pipelines.records import VideoRow
 
-LeakKind = Literal["content", "original", "identity"]
+LeakKind = Literal["content", "original", "group", "identity"]
 NAMES: Mapping[LeakKind, tuple[str, str]] = {
     "content": ("content", "contents"),
     "original": ("original", "originals"),
+    "group": ("group", "groups"),
     "identity": ("identity", "identities"),
 }
 """One and several of each kind, the narrowest first."""
@@ -27,7 +28,7 @@ class Leak:
 
     kind: LeakKind
     value: str
-    """The content's SHA-256, the video_key of the original, or the identity's name."""
+    """The content's SHA-256, the video_key of the original, or the name of the group or identity."""
     sides: tuple[str, ...]
     videos: tuple[tuple[str, ...], ...]
     """The video_keys on each of the `sides`."""
@@ -39,10 +40,10 @@ class Leak:
 
 
 def find_leaks(sides: Mapping[str, Sequence[VideoRow]], *, others: Sequence[VideoRow] = ()) -> list[Leak]:
-    """Everything that stands on two or more of the named sides: contents, then originals, then identities.
+    """Everything that stands on two or more of the named sides: contents, originals, groups, identities.
 
-    Each cause is told once: copies of one content on two sides are not a leak of their original or identity as well, and
-    a fake and its original are not one of their identity, unless a further video takes part.
+    Each cause is told once: copies of one content on two sides are not a leak of their original as well, and a fake and its
+    original are not one of their group or identity, unless a further video takes part.
 
     Args:
         sides: rows of one manifest by the name of their side.
@@ -58,6 +59,7 @@ def find_leaks(sides: Mapping[str, Sequence[VideoRow]], *, others: Sequence[Vide
     return [
         *_find("content", [(video.sha256,) if video.sha256 else () for video in videos], each, names, videos),
         *_find("original", [(group,) for group in groups[: len(videos)]], contents, names, videos),
+        *_find("group", [(video.group,) if video.group else () for video in videos], groups, names, videos),
         *_find("identity", people[: len(videos)], groups, names, videos),
     ]
 
@@ -78,7 +80,7 @@ def refuse_leaks(sides: Mapping[str, Sequence[VideoRow]], *, others: Sequence[Vi
     raise LeakError(
         f"{', '.join(counts)} on more than one side of {', '.join(sides)}: "
         f"{'; '.join(map(str, examples))}{f'; and {more} more' if more else ''}. "
-        "Keep copies on one side only, and give videos that share an original or an identity the same split in the labels"
+        "Keep copies on one side only, and give videos of one original, group or identity the same split in the labels"
     )
 
 

@@ -33,13 +33,14 @@ class Split:
 def split_videos(videos: Iterable[VideoRow], *, val_fraction: float, seed: int) -> Split:
     """Videos for training, validation and test; what is dealt here never separates what belongs together.
 
-    What belongs together: copies of one content, a fake and its original, all fakes of one original, and all videos of
-    one identity. Splits of the manifest are kept where any video has one: a video without a split is then left out if
-    something of its content, original or identities is held out for `val` or `test`.
+    What belongs together: copies of one content, a fake and its original, all fakes of one original, all videos of one
+    identity, and all of one `group`. Splits of the manifest are kept where any video has one: a video without a split is
+    then left out if something of its content, original, identities or group is held out for `val` or `test`.
 
     Without `val` in the manifest the groups of the training videos are dealt by a hash of the group and the seed, so a
-    video that is added later hardly moves the others. `val_fraction` is a share of the groups; where identities are
-    known, and groups therefore may differ much in size, it is a share of the videos, met as nearly as the groups allow.
+    video that is added later hardly moves the others. `val_fraction` is a share of the groups; where identities or
+    a `group` are known, and groups therefore may differ much in size, it is a share of the videos, met as nearly as the
+    groups allow.
 
     Raises:
         DatasetError: no labels, one class only, or a side that would be empty.
@@ -50,21 +51,21 @@ def split_videos(videos: Iterable[VideoRow], *, val_fraction: float, seed: int) 
         raise DatasetError("no labelled video with a face; give labels with --labels, or folders named real and fake")
     names = group_videos(labelled)
     groups = dict(zip(labelled, names, strict=True))
-    people = dict(zip(labelled, people_in(labelled, names), strict=True))
+    ties = dict(zip(labelled, ties_of(labelled, names), strict=True))
     held_out = [video for video in labelled if video.split in ("val", "test")]
     held_groups = {groups[video] for video in held_out}
-    held_people = {person for video in held_out for person in people[video]}
+    held_ties = {tie for video in held_out for tie in ties[video]}
 
     def may_train(video: VideoRow) -> bool:
         if video.split is not None:
             return video.split == "train"
-        return groups[video] not in held_groups and held_people.isdisjoint(people[video])
+        return groups[video] not in held_groups and held_ties.isdisjoint(ties[video])
 
     train = [video for video in labelled if may_train(video)]
     val = [video for video in held_out if video.split == "val"]
     test = [video for video in held_out if video.split == "test"]
     if not val:
-        train, val = _deal(train, groups, people, val_fraction, seed)
+        train, val = _deal(train, groups, ties, val_fraction, seed)
     _refuse_missing_class(train, val)
     used = {*train, *val, *test}
     return Split(train, val, test, [video for video in rows if video not in used])
@@ -93,6 +94,15 @@ def people_in(videos: Sequence[VideoRow], groups: Sequence[str]) -> list[tuple[s
     """Who is seen in each video; a fake of which nothing is said shows at least the person of its original."""
     known = {video.video_key: video.identities for video in videos}
     return [video.identities or known.get(group, ()) for video, group in zip(videos, groups, strict=True)]
+
+
+def ties_of(videos: Sequence[VideoRow], groups: Sequence[str]) -> list[tuple[str, ...]]:
+    """What else holds each video to others, beside its original: the people in it, and its `group`."""
+    people = people_in(videos, groups)
+    return [
+        (*(f"identity:{person}" for person in seen), *([f"group:{video.group}"] if video.group else ()))
+        for video, seen in zip(videos, people, strict=True)
+    ]
 
 
 class _Joined:
@@ -138,18 +148,18 @@ def _make_resolver(keys: Iterable[str]) -> Callable[[str], str]:
 def _deal(
     videos: Sequence[VideoRow],
     base_groups: Mapping[VideoRow, str],
-    people: Mapping[VideoRow, Sequence[str]],
+    ties: Mapping[VideoRow, Sequence[str]],
     val_fraction: float,
     seed: int,
 ) -> tuple[list[VideoRow], list[VideoRow]]:
     """The groups with the smallest hashes go to validation: a fixed share, at least one group of each label."""
-    group_of = _join_identities(videos, base_groups, people)
+    group_of = join_ties(videos, base_groups, ties)
     counts: dict[str, Counter[str]] = {}
     for video in videos:
         counts.setdefault(group_of[video], Counter())[str(video.label)] += 1
     _refuse_single_group(counts)
     groups = sorted(counts, key=lambda group: _hash(group, seed))
-    if any(people[video] for video in videos):
+    if any(ties[video] for video in videos):
         chosen = _choose_by_videos(groups, counts, val_fraction)
     else:
         chosen = _choose_by_groups(groups, counts, val_fraction)
@@ -157,20 +167,20 @@ def _deal(
     return train, [video for video in videos if group_of[video] in chosen]
 
 
-def _join_identities(
-    videos: Sequence[VideoRow], base_groups: Mapping[VideoRow, str], people: Mapping[VideoRow, Sequence[str]]
+def join_ties(
+    videos: Sequence[VideoRow], base_groups: Mapping[VideoRow, str], ties: Mapping[VideoRow, Sequence[str]]
 ) -> dict[VideoRow, str]:
-    """Groups joined where the same person is seen, named after the person whose name comes first in the alphabet.
+    """Groups joined where they share a tie, named after the tie whose name comes first in the alphabet.
 
     Not after a video: many more may be added to a person without the group moving to the other side.
     """
     joined = _Joined()
     for video in videos:
-        for person in people[video]:
-            joined.join(f"identity:{person}", base_groups[video])
+        for tie in ties[video]:
+            joined.join(tie, base_groups[video])
     name_of: dict[str, str] = {}
-    for person in sorted({person for video in videos for person in people[video]}):
-        name_of.setdefault(joined.find(f"identity:{person}"), f"identity:{person}")
+    for tie in sorted({tie for video in videos for tie in ties[video]}):
+        name_of.setdefault(joined.find(tie), tie)
     leaders = {video: joined.find(base_groups[video]) for video in videos}
     return {video: name_of.get(leader, leader) for video, leader in leaders.items()}
 
@@ -190,9 +200,9 @@ def _refuse_single_group(counts: Counts) -> None:
         holders = [count for count in counts.values() if count[label]]
         if len(holders) == 1 and holders[0][label] > 1:
             raise DatasetError(
-                f"all {holders[0][label]} {label} videos belong to one group, joined by originals, identities or copies, "
+                f"all {holders[0][label]} {label} videos belong to one group, joined by originals, people, `group` or copies, "
                 "so none can be held out for validation; add videos of others, or give some the split val in the labels: "
-                "what has no split and shares an original or an identity with them is then left out"
+                "what has no split and shares any of these with them is then left out"
             )
 
 

@@ -46,6 +46,7 @@ def write_details(
         rows.append(
             FaceScoreRow(
                 video=video.path,
+                video_key=video.video_key,
                 sha256=video.sha256,
                 frame_index=face.frame_index,
                 pts_seconds=face.pts_seconds,

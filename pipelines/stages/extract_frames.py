@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.config import ExtractConfig, RunOptions, settings_of
+from pipelines.errors import ConfigError
 from pipelines.image_files import write_image
 from pipelines.inputs import DigestCache, describe_inputs, find_inputs
 from pipelines.manifest import Provenance
@@ -26,27 +27,31 @@ def extract_frames(
     options: RunOptions | None = None,
     *,
     labels: Path | None = None,
+    splits: Sequence[str] = (),
     on_progress: ProgressCallback = ignore_progress,
 ) -> StageSummary:
     """Write the frames of all inputs and the stage's manifest.
 
     Args:
-        inputs: files, folders (searched recursively) or `.txt` lists.
-        labels: CSV `video,label[,split,original,identity]`; without it, folders named `real` and `fake` label what they
-            hold.
+        inputs: files, folders (searched recursively), `.txt` lists or videos manifests; none at all means the videos
+            that `index` has listed in this workspace.
+        labels: CSV `video,label[,split,original,identity,…]`; without it, folders named `real` and `fake` label what
+            they hold.
+        splits: of a videos manifest, take only these.
 
     Raises:
         ConfigError: no inputs, wrong labels, or a workspace made with other settings.
         StorageError: the manifest could not be written.
     """
     config, options = config or ExtractConfig(), options or RunOptions()
-    found = find_inputs(inputs, workspace=Path(workspace))
+    index = Path(workspace) / "index"
+    found = find_inputs(inputs or [_listed_in(index)], workspace=Path(workspace), splits=splits)
     provenance = Provenance(STAGE, ROW_FORMAT, settings_of(config))
     if options.overwrite:  # wrong inputs and labels are refused before anything is discarded
         videos = describe_inputs(found.files, labels=labels)
     folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite)
     if not options.overwrite:
-        digests = DigestCache(folder.root / "digests.jsonl", verify=options.verify)
+        digests = DigestCache(folder.root / "digests.jsonl", verify=options.verify, also=index / "digests.jsonl")
         videos = describe_inputs(found.files, labels=labels, digest_of=digests.digest_of)
     readable = {video.video_id: video for video in videos if video.status == "ok"}
     run = StageRun[VideoRow](
@@ -63,6 +68,15 @@ def extract_frames(
     rows = [with_outcome(video, folder, failures) if video.status == "ok" else video for video in videos]
     run.finish(rows, [row.video_id for row in rows if row.status in FINISHED])
     return StageSummary(STAGE, folder.root, rows, skipped, found.num_ignored)
+
+
+def _listed_in(index: Path) -> Path:
+    manifest = StageFolder(index).videos_path
+    if not manifest.is_file():
+        raise ConfigError(
+            f"no inputs: name videos or folders, or list a data set in {index.parent} with: deepfake index"
+        )
+    return manifest
 
 
 def _extract(video: VideoRow, folder: StageFolder, config: ExtractConfig) -> ItemResult:

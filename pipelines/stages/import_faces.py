@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from pipelines.config import ALIGNED_SIZE_PX, ImportConfig, RunOptions, settings_of
 from pipelines.data.cropped_sources import SourceFace, read_source
+from pipelines.data.labels import LABEL_FIELDS, VideoLabel
 from pipelines.errors import DatasetError
 from pipelines.faces.align import AlignedFace, align_face
 from pipelines.image_files import decode_image, write_image
@@ -217,24 +218,21 @@ def _group_videos(faces: Iterable[SourceFace]) -> list[SourceVideo]:
     videos = []
     label_of: dict[str, tuple[str | None, str]] = {}
     for name, members in groups.items():
-        label, split, original = _agreed(name, members)
+        about = _agreed(name, members)
         row = VideoRow(
             video_id="",
             sha256="",
             video_key=name,
             path=name,
-            label=label,
-            split=split,
-            original=original,
-            identity=_everybody(members),
+            **vars(about),
         )
         pictures = [face.read() for face in members]
         if all(pictures):
             sha256 = _digest_of(pictures)
-            earlier_label, earlier = label_of.setdefault(sha256, (label, name))
-            if earlier_label != label:
+            earlier_label, earlier = label_of.setdefault(sha256, (about.label, name))
+            if earlier_label != about.label:
                 raise DatasetError(
-                    f"{earlier} and {name} are the same picture, labelled {earlier_label} and {label}; correct one"
+                    f"{earlier} and {name} are the same picture, labelled {earlier_label} and {about.label}; correct one"
                 )
             row = replace(row, video_id=sha256[:16], sha256=sha256)
         else:
@@ -250,16 +248,14 @@ def _digest_of(pictures: Sequence[bytes]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _agreed(name: str, faces: Sequence[SourceFace]) -> tuple[str | None, str | None, str | None]:
-    values = {(face.label, face.split, face.original) for face in faces}
-    if len(values) > 1:
-        raise DatasetError(f"the faces of {name} differ in label, split or original; give each video one of each")
-    return values.pop()
-
-
-def _everybody(faces: Sequence[SourceFace]) -> str | None:
-    """Who is seen in a video: the faces of one video may be of several people."""
-    return ";".join(dict.fromkeys(face.identity for face in faces if face.identity)) or None
+def _agreed(name: str, faces: Sequence[SourceFace]) -> VideoLabel:
+    """What is said of the video, in which all its faces agree but in who is seen: that may be several people."""
+    everybody = ";".join(dict.fromkeys(face.about.identity for face in faces if face.about.identity)) or None
+    said = {replace(face.about, identity=everybody) for face in faces}
+    for field in LABEL_FIELDS:
+        if len({getattr(about, field) for about in said}) > 1:
+            raise DatasetError(f"the faces of {name} differ in {field}; give each video one")
+    return said.pop()
 
 
 def _make_batches(videos: Iterable[SourceVideo]) -> Iterator[FaceBatch]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 TASK = "predict"
-DETAILS_FORMAT = 1
+DETAILS_FORMAT = 2
 RowCallback = Callable[[ScoreRow], None]
 
 
@@ -78,6 +78,7 @@ def predict(
     config: PredictConfig | None = None,
     options: RunOptions | None = None,
     *,
+    splits: Sequence[str] = (),
     output: Path | None = None,
     details: Path | None = None,
     on_row: RowCallback = lambda _row: None,
@@ -86,7 +87,8 @@ def predict(
     """Score videos and images: decode, detect, align, classify and aggregate in memory.
 
     Args:
-        inputs: files, folders or `.txt` lists.
+        inputs: files, folders, `.txt` lists or videos manifests.
+        splits: of a videos manifest, take only these.
         output: where the rows go (.csv, .parquet or .json). An interrupted run with the same output and settings goes on.
         details: folder for one Parquet file per video with a row per frame and face.
         on_row: called with each row as soon as it is known.
@@ -100,7 +102,7 @@ def predict(
     if output:
         check_score_path(output)
     settings = resolve_settings(config)
-    found = find_inputs([inputs] if isinstance(inputs, (str, Path)) else inputs)
+    found = find_inputs([inputs] if isinstance(inputs, (str, Path)) else inputs, splits=splits)
     videos = describe_inputs(found.files)
     lazy = _LazyScorer(settings, options)
     batch = _Batch(settings, options, output, details, on_row, on_progress)
@@ -113,6 +115,7 @@ def predict_faces(
     config: PredictConfig | None = None,
     options: RunOptions | None = None,
     *,
+    splits: Sequence[str] = (),
     output: Path | None = None,
     details: Path | None = None,
     on_row: RowCallback = lambda _row: None,
@@ -141,7 +144,10 @@ def predict_faces(
             return VideoScore(status="no_face", num_frames=num, error=video.error)
         return replace(lazy.scorer.score_crops(folder.root, rows, num), error=video.error)
 
-    return _Batch(settings, options, output, details, on_row, on_progress).run(folder.read_videos(), score)
+    videos = [video for video in folder.read_videos() if not splits or video.split in splits]
+    if not videos:
+        raise ConfigError(f"{folder.root} has no video of the split {' or '.join(splits)}")
+    return _Batch(settings, options, output, details, on_row, on_progress).run(videos, score)
 
 
 def resolve_settings(config: PredictConfig, faces: Provenance | None = None) -> Settings:
@@ -265,7 +271,7 @@ class _Batch:
             log.exception("predict failed on %s", video.path)
             result = VideoScore(status="failed", error=describe_failure(error))
         if self.details and result.status in FINISHED:
-            notes = {"settings_sha256": self.settings.sha256}
+            notes = {"settings_sha256": self.settings.sha256, "threshold": str(self.settings.contract.threshold)}
             write_details(self._details_path(video.sha256), video, result.faces, self._provenance(), notes)
         return self._make_row(video, result)
 

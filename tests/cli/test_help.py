@@ -46,7 +46,7 @@ TRAIN_SETTING_OF = {
 """Settings of `train` whose option is not the last part of their path."""
 NO_SETTINGS = {
     "inputs", "workspace", "labels", "source", "faces", "run", "output", "json_lines", "details", "quiet", "verbose",
-    "log_file", "assignments", "show_settings", "preview_augmentations", "preset",
+    "log_file", "assignments", "show_settings", "preview_augmentations", "preset", "split",
 }  # fmt: skip
 """Options that say where to read and write, and how much to say."""
 

@@ -138,7 +138,7 @@ def test_the_message_counts_and_names_and_says_what_to_do() -> None:
         "3 contents, 1 original, 1 identity on more than one side of train, val, test: "
         "content sha-3: t3 (train), v3 (val); content sha-4: t4 (train), v4 (val); original 't0': t0 (train), f (test); "
         "identity 'Anna': t0 and 2 more (train), v (val), f (test); and 1 more. "
-        "Keep copies on one side only, and give videos that share an original or an identity the same split in the labels"
+        "Keep copies on one side only, and give videos of one original, group or identity the same split in the labels"
     )
     assert not isinstance(caught.value, ConfigError)
 

@@ -256,7 +256,7 @@ def test_what_has_no_split_and_shows_somebody_who_is_held_out_never_trains() -> 
 @pytest.mark.parametrize(
     ("videos", "message"),
     [
-        (_people([8]), "all 4 real videos belong to one group, joined by originals, identities or copies"),
+        (_people([8]), "all 4 real videos belong to one group, joined by originals, people, `group` or copies"),
         (_families(1, fakes=5) + [_video(f"r{i}", "real") for i in range(5)], "all 5 fake videos belong to one group"),
         (
             _people([6] * 4) + [_video(f"swap{n}", "fake", identity=f"person {n};person {n + 1}") for n in range(3)],

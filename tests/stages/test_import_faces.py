@@ -284,7 +284,7 @@ def test_copies_are_aligned_once_and_get_a_row_each(tmp_path: Path, work: Path) 
                 {"image": make_noise(0), "video": "a", "label": "real"},
                 {"image": make_noise(1), "video": "a", "label": "fake"},
             ],
-            "the faces of a differ in label, split or original",
+            "the faces of a differ in label",
         ),
         ([{"image": WHITE, "label": "maybe"}], "#0: unknown label 'maybe'; use real or fake"),
         ([{"image": WHITE, "label": "real", "split": "dev"}], "#0: unknown split 'dev'"),

@@ -1,0 +1,72 @@
+"""Scores beside labels: the one form in which everything is measured, whatever it was read from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Texts = npt.NDArray[np.object_]
+
+
+@dataclass(frozen=True)
+class ScoredVideos:
+    """N labelled videos; arrays of length N, in one order."""
+
+    keys: Texts
+    """`video_key`, unique."""
+    labels: Integers
+    """0 real, 1 fake."""
+    probabilities: Floats
+    """NaN where the video has no score."""
+    statuses: Texts
+    """`ok`, another status of the score's row, or `not_scored` where the scores do not know the video."""
+    clusters: Integers
+    """Videos of one number are not independent (same group, person or original): a bootstrap draws them together."""
+    datasets: Texts
+    """Empty text where nobody has said; so too for the next two."""
+    methods: Texts
+    compressions: Texts
+    threshold: float | None
+    """The one that the scores were made with; None if they do not say, or not agree."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def select(self, chosen: npt.NDArray[Any]) -> ScoredVideos:
+        """The videos of a mask (N,) or of indices."""
+        columns = ("keys", "labels", "probabilities", "statuses", "clusters", "datasets", "methods", "compressions")
+        return ScoredVideos(**{name: getattr(self, name)[chosen] for name in columns}, threshold=self.threshold)
+
+
+@dataclass(frozen=True)
+class ScoredFaces:
+    """F scored faces of N videos; arrays of length F."""
+
+    videos: Integers
+    """Index of the face's video in the `ScoredVideos`."""
+    frames: Integers
+    """`frame_index`."""
+    tracks: Integers
+    areas: Floats
+    """Of the box, in square pixels; NaN where there is no box."""
+    probabilities: Floats
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What is measured."""
+
+    videos: ScoredVideos
+    faces: ScoredFaces | None
+    """None where only scores of videos are known: then nothing can be said of frames."""
+    sources: Sequence[str] = ()
+    """What it was read from, for the report."""
