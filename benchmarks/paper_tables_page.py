@@ -1,4 +1,4 @@
-"""The page docs/results.md, from the measured runs and the words of `results_template.md`."""
+"""The page docs/ablations.md, from the measured runs and the words of `ablations_template.md`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-TEMPLATE = Path(__file__).with_name("results_template.md")
+TEMPLATE = Path(__file__).with_name("ablations_template.md")
 LOSS_NAMES = {"none": "none", "ams": "AMS", "ril": "RIL"}
 
 

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from deepfake_cli import __version__
-from deepfake_cli.commands import detect_faces, extract_frames, import_faces, inspect, predict, train, weights
+from deepfake_cli.commands import (
+    calibrate,
+    detect_faces,
+    evaluate,
+    extract_frames,
+    import_faces,
+    index,
+    inspect,
+    predict,
+    train,
+    weights,
+)
 from deepfake_cli.errors import ErrorBoundary
 
 # OpenCV writes its own lines to stderr about damaged pictures; the program says what is wrong with them itself
@@ -40,9 +51,12 @@ def main(
 
 
 app.command("predict")(predict.predict)
+app.command("index")(index.index)
 app.command("extract-frames")(extract_frames.extract_frames)
 app.command("detect-faces")(detect_faces.detect_faces)
 app.command("import-faces")(import_faces.import_faces)
 app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("calibrate")(calibrate.calibrate)
 app.command("inspect")(inspect.inspect)
 app.add_typer(weights.app, name="weights")

@@ -35,6 +35,13 @@ class Split(enum.StrEnum):
     test = "test"
 
 
+class EvaluatedSplit(enum.StrEnum):
+    all = "all"
+    train = "train"
+    val = "val"
+    test = "test"
+
+
 Splits = Annotated[list[Split] | None, typer.Option("--split", help="Of an indexed data set, only this; repeatable.")]
 
 

@@ -10,28 +10,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.config import DetectConfig, ExtractConfig, ImportConfig, PredictConfig, RunOptions
+    from pipelines.config import (
+        CalibrateConfig,
+        DetectConfig,
+        EvaluateConfig,
+        ExtractConfig,
+        ImportConfig,
+        IndexConfig,
+        PredictConfig,
+        RunOptions,
+    )
+    from pipelines.evaluation.calibrate import calibrate
+    from pipelines.evaluation.evaluate import evaluate
     from pipelines.inspection import inspect, read_manifest
     from pipelines.stages.detect_faces import detect_faces
     from pipelines.stages.extract_frames import extract_frames
     from pipelines.stages.import_faces import import_faces
     from pipelines.stages.import_weights import import_weights
+    from pipelines.stages.index import index_dataset
     from pipelines.stages.predict import predict, predict_faces
     from pipelines.stages.train import preview_augmentations, train
     from pipelines.training.config import TrainConfig, TrainOptions, make_train_config
 
 _HOMES = {
+    "CalibrateConfig": "config",
     "DetectConfig": "config",
+    "EvaluateConfig": "config",
     "ExtractConfig": "config",
     "ImportConfig": "config",
+    "IndexConfig": "config",
     "PredictConfig": "config",
     "RunOptions": "config",
     "TrainConfig": "training.config",
     "TrainOptions": "training.config",
+    "calibrate": "evaluation.calibrate",
     "detect_faces": "stages.detect_faces",
+    "evaluate": "evaluation.evaluate",
     "extract_frames": "stages.extract_frames",
     "import_faces": "stages.import_faces",
     "import_weights": "stages.import_weights",
+    "index_dataset": "stages.index",
     "inspect": "inspection",
     "make_train_config": "training.config",
     "predict": "stages.predict",
@@ -41,17 +59,23 @@ _HOMES = {
     "train": "stages.train",
 }
 __all__ = [  # noqa: RUF022 - by kind
+    "CalibrateConfig",
     "DetectConfig",
+    "EvaluateConfig",
     "ExtractConfig",
     "ImportConfig",
+    "IndexConfig",
     "PredictConfig",
     "RunOptions",
     "TrainConfig",
     "TrainOptions",
+    "calibrate",
     "detect_faces",
+    "evaluate",
     "extract_frames",
     "import_faces",
     "import_weights",
+    "index_dataset",
     "inspect",
     "make_train_config",
     "predict",

@@ -12,7 +12,13 @@ from pipelines.errors import ConfigError
 
 Decoder = Literal["auto", "pyav", "decord"]
 FrameFormat = Literal["png", "jpg"]
+SplitChoice = Literal["auto", "deal", "train", "val", "test", "none"]
 Aggregate = Literal["max-track", "mean", "confident"]
+
+EvaluatedSplit = Literal["all", "train", "val", "test"]
+ProtocolName = Literal["paper", "deepfakebench", "sbi"]
+Perturbed = Literal["faces", "videos"]
+CalibrationMethod = Literal["temperature", "isotonic"]
 
 DEFAULT_DETECTOR = "retinaface-mobilenet0.25"
 DEFAULT_CHECKPOINT = "multi-attention-default"
@@ -38,6 +44,25 @@ class RunOptions:
     def __post_init__(self) -> None:
         check(self.batch_size >= 1, "batch_size", "must be >= 1", self.batch_size)
         check(self.workers >= 0, "workers", "must be >= 0", self.workers)
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """Settings of `index`."""
+
+    split: SplitChoice = "auto"
+    """auto: as the data set's lists say, else dealt; deal: dealt whatever they say; or one side for all, or none."""
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Of train, val and test, where they are dealt."""
+    seed: int = 0
+    drop_leaks: bool = False
+    """Videos of train and val that share something with what is held out from them lose their split."""
+
+    def __post_init__(self) -> None:
+        is_share = len(self.fractions) == 3 and all(0 <= fraction <= 1 for fraction in self.fractions)
+        whole = is_share and abs(sum(self.fractions) - 1) < 1e-6
+        check(whole, "fractions", "must be three shares of train, val and test that sum to 1", self.fractions)
+        check_choices(self)
 
 
 @dataclass(frozen=True)
@@ -109,6 +134,7 @@ class PredictConfig:
     min_score: float | None = None
     aggregate: Aggregate | None = None
     threshold: float | None = None
+    """Fake from here on, real below: no verdict is `uncertain` then."""
     min_frames: int = 1
 
     def __post_init__(self) -> None:
@@ -117,6 +143,56 @@ class PredictConfig:
         check(self.threshold is None or 0 <= self.threshold <= 1, "threshold", "must be in [0, 1]", self.threshold)
         check(self.max_side is None or self.max_side >= 32, "max_side", "must be >= 32", self.max_side)
         check(self.min_score is None or 0 < self.min_score < 1, "min_score", "must be between 0 and 1", self.min_score)
+        check_choices(self)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Settings of `evaluate`."""
+
+    checkpoint: str = DEFAULT_CHECKPOINT
+    """For what is not scored yet: a workspace, or a Parquet of crops."""
+    split: EvaluatedSplit | None = None
+    """None: `test` where the labels have one, else all."""
+    protocol: ProtocolName | None = None
+    aggregate: Aggregate | None = None
+    """None: as the scores were made; of details, `max-track`."""
+    threshold: float | None = None
+    """None: the one that the scores were made with."""
+    rounds: int = 1000
+    """Of the bootstrap; 0: no intervals."""
+    confidence: float = 0.95
+    seed: int = 0
+    perturb: Perturbed | None = None
+    kinds: tuple[str, ...] = ()
+    """Of perturbations; none: all."""
+
+    def __post_init__(self) -> None:
+        check(self.threshold is None or 0 <= self.threshold <= 1, "threshold", "must be in [0, 1]", self.threshold)
+        check(self.rounds >= 0, "rounds", "must be >= 0", self.rounds)
+        check(0 < self.confidence < 1, "confidence", "must be between 0 and 1", self.confidence)
+        check(not (self.protocol and self.aggregate), "aggregate", "has no place beside a protocol", self.aggregate)
+        check_choices(self)
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """Settings of `calibrate`."""
+
+    checkpoint: str = DEFAULT_CHECKPOINT
+    method: CalibrationMethod = "temperature"
+    split: EvaluatedSplit | None = None
+    """None: `val` where the labels have one, else all."""
+    target_fpr: float = 0.01
+    """Share of real videos that may be called fake."""
+    target_fnr: float = 0.05
+    """Share of fake videos that may be called real; what lies between is uncertain."""
+    aggregate: Aggregate | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check(0 < self.target_fpr < 1, "target_fpr", "must be between 0 and 1", self.target_fpr)
+        check(0 < self.target_fnr < 1, "target_fnr", "must be between 0 and 1", self.target_fnr)
         check_choices(self)
 
 

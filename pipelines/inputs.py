@@ -174,6 +174,12 @@ def _read_listed(manifest: Path, splits: Sequence[str]) -> list[VideoRow]:
     if not chosen:
         there = ", ".join(sorted({row.split for row in rows if row.split})) or "none"
         raise ConfigError(f"{manifest} lists no video of the split {' or '.join(splits)}; it has the splits: {there}")
+    folder = next((row.path for row in chosen if _is_folder(Path(row.path))), None)
+    if folder is not None:
+        raise ConfigError(
+            f"{manifest} lists folders of cropped faces, such as {folder}, not videos; "
+            f"run: deepfake import-faces {manifest} -w WORKSPACE"
+        )
     return chosen
 
 

@@ -180,6 +180,7 @@ class FaceScoreRow:
     x1_px: float | None
     y1_px: float | None
     fake_probability: float
+    """The network's own, also where the video's is calibrated."""
 
 
 _ARROW_TYPES: dict[type, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}

@@ -36,7 +36,9 @@ def predict(
     aggregate: Annotated[
         opt.Aggregate | None, typer.Option(help="From faces to video. Default: the checkpoint's.")
     ] = None,
-    threshold: Annotated[float | None, typer.Option(help="Fake from here on. Default: the checkpoint's.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Fake from here on, real below. Default: the checkpoint's.")
+    ] = None,
     frames: Annotated[int | None, typer.Option(help="Frames per video. Default: the checkpoint's.")] = None,
     min_frames: Annotated[int, typer.Option(help="Fewer decoded frames: too_few_frames.")] = PredictConfig.min_frames,
     detector: Annotated[str | None, typer.Option(help="Registry name or file. Default: the checkpoint's.")] = None,

@@ -56,7 +56,7 @@ def read_labels(path: Path, names: Mapping[Path, str]) -> dict[Path, VideoLabel]
         by_file_name.setdefault(PurePath(name).name, []).append(input_path)
     labels: dict[Path, VideoLabel] = {}
     unmatched: list[str] = []
-    for video, label in _read_rows(path):
+    for video, label in read_label_rows(path):
         matches = by_name.get(video) or by_file_name.get(video, [])
         if len(matches) > 1:
             raise DatasetError(
@@ -85,7 +85,12 @@ def label_and_split_in(folder: PurePath) -> tuple[str | None, str | None]:
     return label, split
 
 
-def _read_rows(path: Path) -> list[tuple[str, VideoLabel]]:
+def read_label_rows(path: Path) -> list[tuple[str, VideoLabel]]:
+    """The rows of a labels CSV: `video` and what is said of it.
+
+    Raises:
+        DatasetError: not readable, missing columns, or an unknown label.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)

@@ -158,7 +158,7 @@ def _deal(
     for video in videos:
         counts.setdefault(group_of[video], Counter())[str(video.label)] += 1
     _refuse_single_group(counts)
-    groups = sorted(counts, key=lambda group: _hash(group, seed))
+    groups = sorted(counts, key=lambda group: hash_group(group, seed))
     if any(ties[video] for video in videos):
         chosen = _choose_by_videos(groups, counts, val_fraction)
     else:
@@ -260,5 +260,6 @@ def _subsets(groups: Sequence[str]) -> Iterator[tuple[str, ...]]:
         yield from combinations(groups, size)
 
 
-def _hash(group: str, seed: int) -> str:
+def hash_group(group: str, seed: int) -> str:
+    """What a group's place in a dealing is decided by: nothing but its name and the seed."""
     return hashlib.sha256(f"{seed}:{group}".encode("utf-8", "surrogateescape")).hexdigest()

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.datasets.dataset import Finding
 from pipelines.errors import DatasetError
+from pipelines.records import SPLITS, Split, VideoRow
+
+EXAMPLES = 3
 
 
 def find_folder(root: Path, *names: str) -> Path | None:
@@ -67,6 +72,128 @@ def read_text(path: Path) -> str:
         return path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} can not be read ({error}); get it again from the data set's page") from error
+
+
+def no_layout(root: Path, dataset: str, looked_for: str) -> DatasetError:
+    """The error for a root that does not hold the data set, or that is no folder at all."""
+    cause = f"{root} holds no {looked_for}" if root.is_dir() else f"{root} is not a folder"
+    return DatasetError(f"{cause}; how to lay out the data set is told by: deepfake index {dataset} --download-help")
+
+
+def not_there(where: str, names: Sequence[str], num_listed: int) -> list[Finding]:
+    """One finding for all videos that a list names and its folder lacks, none if it lacks none."""
+    if not names:
+        return []
+    message = f"{len(names)} of {num_listed} listed videos are not there: {name_some(names)}; get them again"
+    return [Finding("missing", where, message)]
+
+
+def not_listed(where: str, names: Sequence[str]) -> list[Finding]:
+    """One finding for all videos of a folder that its list does not name, none if it names them all."""
+    if not names:
+        return []
+    return [Finding("unlisted", where, f"passed over: {len(names)} videos that no list names: {name_some(names)}")]
+
+
+def keep_first(rows: Iterable[VideoRow], root: Path) -> tuple[list[VideoRow], list[Finding]]:
+    """The rows in the order of their keys; of several files that would go by one key (`a.mp4`, `videos/a.mp4`) the first."""
+    kept: dict[str, VideoRow] = {}
+    repeated = [row.path for row in rows if kept.setdefault(row.video_key, row) is not row]
+    videos = [kept[key] for key in sorted(kept)]
+    if not repeated:
+        return videos, []
+    names = [Path(os.path.relpath(path, root)).as_posix() for path in repeated]
+    message = f"passed over: {len(names)} that are there twice under one name: {name_some(names)}; keep one of each two"
+    return videos, [Finding("layout", ".", message)]
+
+
+def name_some(names: Sequence[str]) -> str:
+    """A few of the names, for a message."""
+    rest = f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else ""
+    return ", ".join(names[:EXAMPLES]) + rest
+
+
+def find_base(root: Path, *layouts: Sequence[str]) -> Path | None:
+    """The folder that holds one of these paths of folders: `root`, or the one folder in it that does; None without one.
+
+    Raises:
+        DatasetError: several folders in it do.
+    """
+
+    def is_base(folder: Path) -> bool:
+        return any(find_folder(folder, *names) for names in layouts)
+
+    if not root.is_dir():
+        return None
+    if is_base(root):
+        return root
+    # Folders such as lost+found belong to somebody else.
+    children = (child for child in root.iterdir() if child.is_dir() and os.access(child, os.R_OK | os.X_OK))
+    found = sorted(filter(is_base, children))
+    if len(found) > 1:
+        names = name_some([folder.name for folder in found])
+        raise DatasetError(f"{root} holds several folders that are laid out so: {names}; give one of them")
+    return found[0] if found else None
+
+
+def compare_with_list(where: str, *, found: Iterable[str], listed: Iterable[str]) -> list[Finding]:
+    """What is listed and not in the folder `where`, and what stays without a split since no list names it."""
+    names, there = set(listed), set(found)
+    findings = not_there(where, sorted(names - there), len(names))
+    if unlisted := sorted(there - names):
+        findings.append(Finding("unlisted", where, f"in no list, so without a split: {name_some(unlisted)}"))
+    return findings
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in it, sorted, without hidden ones and those of somebody else (such as lost+found)."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name[0] != "." and entry.is_dir()]
+    return [folder / name for name in sorted(names) if os.access(folder / name, os.R_OK | os.X_OK)]
+
+
+def videos_by_stem(
+    folder: Path, *, names: re.Pattern[str], example: str, root: Path
+) -> tuple[dict[str, Path], list[Finding]]:
+    """The videos of a folder by the stem of their name, and which were passed over.
+
+    Args:
+        names: what a whole stem has to match.
+        example: a file name that does.
+        root: what the findings are relative to.
+    """
+    videos: dict[str, Path] = {}
+    odd, repeated = [], []
+    for path in videos_in(folder):
+        if not names.fullmatch(path.stem):
+            odd.append(path.name)
+        elif videos.setdefault(path.stem, path) != path:
+            repeated.append(path.name)
+    causes = {
+        f"a name has to be like {example}": odd,
+        "the same name is there with another suffix; remove one of the two": repeated,
+    }
+    where = folder.relative_to(root).as_posix()
+    passed_over = {cause: name_some(paths) for cause, paths in causes.items() if paths}
+    return videos, [Finding("layout", where, f"passed over {some}: {cause}") for cause, some in passed_over.items()]
+
+
+def find_split_lists(folders: Iterable[Path | None], suffix: str) -> dict[Split, Path] | None:
+    """Lists named after the splits, in the first of the folders that has any; None without one.
+
+    Raises:
+        DatasetError: only some of them are there.
+    """
+    for folder in filter(None, folders):
+        lists = {split: folder / f"{split}{suffix}" for split in SPLITS}
+        missing = [path for path in lists.values() if not path.is_file()]
+        if 0 < len(missing) < len(lists):
+            raise DatasetError(
+                f"{missing[0]} is not there, but other split lists are; put all of them into that folder"
+            )
+        if not missing:
+            return lists
+    return None
 
 
 def _walk(folder: Path) -> Iterator[Path]:

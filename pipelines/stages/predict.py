@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipelines.checkpoint import read_header
-from pipelines.config import PredictConfig, RunOptions, settings_of
-from pipelines.errors import CheckpointError, ConfigError, DeepfakeError, ManifestError, StorageError, UnreadableError
+from pipelines.config import PredictConfig, RunOptions
+from pipelines.errors import ConfigError, DeepfakeError, StorageError, UnreadableError
 from pipelines.inputs import describe_inputs, find_inputs
-from pipelines.manifest import Provenance, digest_json, read_note, read_table
-from pipelines.preprocessing import Preprocessing
+from pipelines.manifest import Provenance, read_note, read_table
 from pipelines.progress import Progress, ProgressCallback, ignore_progress
 from pipelines.records import FINISHED, FaceRow, ScoreRow, VideoRow, table_to_rows
 from pipelines.scoring.score_files import Journal, check_score_path, finished_scores, write_scores
+from pipelines.scoring.settings import Settings, resolve_settings
 from pipelines.scoring.video_score import VideoScore, write_details
 from pipelines.stage_loop import StageFolder, describe_failure, open_upstream
-from pipelines.weights_files import WeightsFile, resolve_weights
 
 if TYPE_CHECKING:
     from pipelines.scoring.video_scorer import VideoScorer
@@ -44,33 +43,6 @@ class PredictSummary:
     @property
     def failures(self) -> list[ScoreRow]:
         return [row for row in self.rows if row.status not in FINISHED]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The settings of a run, resolved against the checkpoint's contract."""
-
-    config: PredictConfig
-    checkpoint: WeightsFile
-    contract: Preprocessing
-    detector: str
-    detector_sha256: str
-    faces: Provenance | None = None
-    """Of the workspace's faces, where those are scored."""
-
-    @property
-    def sha256(self) -> str:
-        """Digest of everything that a score depends on beside the video."""
-        return digest_json(
-            {
-                "checkpoint": self.checkpoint.sha256,
-                "contract": self.contract.to_json(),
-                "detector": self.detector_sha256,
-                "decoder": self.config.decoder,
-                "min_frames": self.config.min_frames,
-                "faces": self.faces.to_json() if self.faces else None,
-            }
-        )
 
 
 def predict(
@@ -148,39 +120,6 @@ def predict_faces(
     if not videos:
         raise ConfigError(f"{folder.root} has no video of the split {' or '.join(splits)}")
     return _Batch(settings, options, output, details, on_row, on_progress).run(videos, score)
-
-
-def resolve_settings(config: PredictConfig, faces: Provenance | None = None) -> Settings:
-    """The checkpoint's contract with what the config overrides; warns of a detector other than the checkpoint's own."""
-    checkpoint = resolve_weights(config.checkpoint, kind="checkpoint")
-    contract = read_header(checkpoint.path).preprocessing
-    overrides = {
-        name: getattr(config, name)
-        for name in ("frames", "max_side", "min_score", "aggregate", "threshold")
-        if getattr(config, name) is not None
-    }
-    contract = replace(contract, **overrides)
-    if faces is not None:
-        _check_geometry(faces, contract)
-        detector, sha256 = faces.settings["detector"], faces.settings["detector_sha256"]
-    else:
-        detector = config.detector or contract.detector
-        sha256 = _resolve_detector(config, contract).sha256
-    if contract.detector_sha256 and sha256 and sha256 != contract.detector_sha256:
-        log.warning("the checkpoint was trained with the detector %s, this run uses %s", contract.detector, detector)
-    return Settings(config, checkpoint, contract, detector, sha256, faces)
-
-
-def _resolve_detector(config: PredictConfig, contract: Preprocessing) -> WeightsFile:
-    try:
-        return resolve_weights(config.detector or contract.detector, kind="detector")
-    except CheckpointError as error:
-        if config.detector:
-            raise
-        raise CheckpointError(
-            f"the checkpoint was trained with the detector {contract.detector}, which is not part of the package; "
-            "pass its file with --detector"
-        ) from error
 
 
 class _LazyScorer:
@@ -271,17 +210,19 @@ class _Batch:
             log.exception("predict failed on %s", video.path)
             result = VideoScore(status="failed", error=describe_failure(error))
         if self.details and result.status in FINISHED:
-            notes = {"settings_sha256": self.settings.sha256, "threshold": str(self.settings.contract.threshold)}
-            write_details(self._details_path(video.sha256), video, result.faces, self._provenance(), notes)
+            provenance, notes = self.settings.to_provenance(TASK, DETAILS_FORMAT), self._notes()
+            write_details(self._details_path(video.sha256), video, result.faces, provenance, notes)
         return self._make_row(video, result)
 
     def _make_row(self, video: VideoRow, score: VideoScore) -> ScoreRow:
-        settings, threshold = self.settings, self.settings.contract.threshold
+        settings, verdict = self.settings, None
         status, error, probability = score.status, score.error, score.fake_probability
         if status in ("ok", "no_face") and score.num_frames < settings.config.min_frames:
             status, probability = "too_few_frames", None
             error = f"{score.num_frames} frames decoded, fewer than --min-frames {settings.config.min_frames}"
-        verdict = None if probability is None else ("fake" if probability >= threshold else "real")
+        if probability is not None:
+            probability = settings.calibrate(probability)
+            verdict = settings.judge(probability)
         return ScoreRow(
             video=video.path,
             video_key=video.video_key,
@@ -289,7 +230,7 @@ class _Batch:
             status=status,
             fake_probability=probability,
             verdict=verdict,
-            threshold=threshold,
+            threshold=settings.contract.threshold,
             frames=score.num_frames,
             faces=len(score.faces),
             tracks=score.num_tracks,
@@ -298,6 +239,13 @@ class _Batch:
             settings_sha256=settings.sha256,
             error=error,
         )
+
+    def _notes(self) -> dict[str, str]:
+        """What a reader of the details needs to come from the faces' probabilities to the row's."""
+        notes = {"settings_sha256": self.settings.sha256, "threshold": str(self.settings.contract.threshold)}
+        if self.settings.calibration:
+            notes["calibration"] = json.dumps(self.settings.calibration.to_json())
+        return notes
 
     def _has_details(self, sha256: str) -> bool:
         path = self._details_path(sha256)
@@ -308,16 +256,6 @@ class _Batch:
             raise ValueError("no folder for details")
         return self.details / f"{sha256[:16]}.parquet"
 
-    def _provenance(self) -> Provenance:
-        values = settings_of(
-            self.settings.config,
-            detector=Path(self.settings.detector).name,
-            detector_sha256=self.settings.detector_sha256,
-            checkpoint=self.settings.checkpoint.name,
-            checkpoint_sha256=self.settings.checkpoint.sha256,
-        )
-        return Provenance(TASK, DETAILS_FORMAT, values, self.settings.faces)
-
 
 def _refuse_decoding_settings(config: PredictConfig) -> None:
     """Frames and faces are there already: what chose them can not be chosen again."""
@@ -327,15 +265,6 @@ def _refuse_decoding_settings(config: PredictConfig) -> None:
             raise ConfigError(
                 f"--{option} has no effect on the faces of a workspace; give it to the stage that makes them"
             )
-
-
-def _check_geometry(provenance: Provenance, contract: Preprocessing) -> None:
-    margin: Any = provenance.settings["margin"]
-    if margin != contract.margin:
-        raise ManifestError(
-            f"the workspace's faces have margin {margin}, the checkpoint needs {contract.margin}; "
-            f"make them again in another workspace: deepfake detect-faces --margin {contract.margin}"
-        )
 
 
 def _count_frames(workspace: Path, provenance: Provenance, faces: dict[str, list[FaceRow]]) -> dict[str, int]:

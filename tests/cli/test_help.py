@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 import deepfake_cli
-from deepfake_cli.commands import detect_faces, extract_frames, import_faces, predict, train
-from pipelines.config import DetectConfig, ExtractConfig, ImportConfig, PredictConfig, RunOptions
+from deepfake_cli.commands import detect_faces, extract_frames, import_faces, index, predict, train
+from pipelines.config import DetectConfig, ExtractConfig, ImportConfig, IndexConfig, PredictConfig, RunOptions
 from pipelines.training.config import PRESETS, TrainConfig, TrainOptions, make_train_config
 from pipelines.training.settings import list_settings
 from tests.conftest import Deepfake
@@ -26,6 +26,7 @@ from tests.support import REPOSITORY
 HELP_SECONDS = 0.5
 HEAVY_MODULES = ("torch", "torchvision", "timm", "pandas", "pyarrow", "cv2", "av", "retinaface")
 COMMANDS: dict[str, tuple[Callable[..., None], type]] = {
+    "index": (index.index, IndexConfig),
     "extract-frames": (extract_frames.extract_frames, ExtractConfig),
     "detect-faces": (detect_faces.detect_faces, DetectConfig),
     "import-faces": (import_faces.import_faces, ImportConfig),
@@ -47,6 +48,7 @@ TRAIN_SETTING_OF = {
 NO_SETTINGS = {
     "inputs", "workspace", "labels", "source", "faces", "run", "output", "json_lines", "details", "quiet", "verbose",
     "log_file", "assignments", "show_settings", "preview_augmentations", "preset", "split",
+    "dataset", "root", "check", "download_help",
 }  # fmt: skip
 """Options that say where to read and write, and how much to say."""
 
@@ -65,7 +67,10 @@ def test_help_is_there_at_once() -> None:
     assert min(seconds) < HELP_SECONDS
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["train", "--help"], ["weights", "list"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["predict", "--help"], ["train", "--help"], ["index", "--help"], ["weights", "list"]],
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom deepfake_cli.app import app\n"
@@ -216,7 +221,7 @@ def test_help_shows_every_option_with_its_default(
     monkeypatch.setenv("COLUMNS", "200")
     text = re.sub(r"[\s│╭╮╰╯─]+", " ", deepfake(command, "--help").stdout)
     for option, parameter in inspect.signature(COMMANDS[command][0]).parameters.items():
-        if option in ("inputs", "source"):
+        if option in ("inputs", "source", "dataset", "root"):
             continue
         flag = {"json_lines": "--json", "assignments": "--set"}.get(option, f"--{option.replace('_', '-')}")
         assert f" {flag} " in text, flag

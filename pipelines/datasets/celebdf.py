@@ -1,0 +1,229 @@
+"""Celeb-DF, first and second version: interviews of celebrities from YouTube, and swaps of their faces."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from pipelines.datasets.dataset import Dataset, Finding, Listing, PublishedCount
+from pipelines.datasets.layout import (
+    absolute,
+    find_base,
+    find_folder,
+    keep_first,
+    no_layout,
+    not_there,
+    read_lines,
+    videos_in,
+)
+from pipelines.records import Label, VideoRow
+
+V1, V2 = "celebdf-v1", "celebdf-v2"
+CELEB_REAL, YOUTUBE_REAL, SYNTHESIS = "Celeb-real", "YouTube-real", "Celeb-synthesis"
+FOLDERS: dict[str, Label] = {CELEB_REAL: "real", YOUTUBE_REAL: "real", SYNTHESIS: "fake"}
+TEST_LIST = "List_of_testing_videos.txt"
+LABEL_OF_DIGIT: dict[str, Label] = {"1": "real", "0": "fake"}
+"""In the list of testing videos 1 is real: the other way round than in most other data sets."""
+SWAP_NAME = re.compile(r"(id\d+)_(id\d+)_(\d+)")
+"""Whose interview it is, whose face was put in, number of the interview."""
+INTERVIEW_NAME = re.compile(r"(id\d+)_(\d+)")
+
+
+def list_celebdf_v1(root: Path) -> Listing:
+    """The videos of Celeb-DF v1; see `list_celebdf_v2`.
+
+    Raises:
+        DatasetError: none of the three folders is there, or several folders hold them.
+    """
+    return _list_celebdf(root, V1)
+
+
+def list_celebdf_v2(root: Path) -> Listing:
+    """The videos of Celeb-DF v2: labels from the folders, `test` as listed, everything else `train`.
+
+    That all videos that are not listed are for training is how the authors use the list. A line that contradicts the
+    folder of its video is reported and the folder believed. Without the list nothing has a split.
+
+    Raises:
+        DatasetError: none of the three folders is there, or several folders hold them.
+    """
+    return _list_celebdf(root, V2)
+
+
+@dataclass(frozen=True)
+class _TestLine:
+    """A line of the list of testing videos."""
+
+    number: int
+    label: Label
+    folder: str
+    """As in `FOLDERS`, or as it stands in the line if it is none of them."""
+    stem: str
+
+
+def _list_celebdf(root: Path, dataset: str) -> Listing:
+    base = find_base(root, *((name,) for name in FOLDERS))
+    if base is None:
+        raise no_layout(root, dataset, f"folder {CELEB_REAL}, {YOUTUBE_REAL} or {SYNTHESIS}")
+    found = {name: folder for name in FOLDERS if (folder := find_folder(base, name))}
+    videos, findings = keep_first(_make_rows(found, dataset), root)
+    if not (base / TEST_LIST).is_file():
+        message = f"{TEST_LIST} is not there, so nothing is known to be for testing; get it from the data set's page"
+        return Listing(videos, [*findings, Finding("layout", TEST_LIST, message)], has_official_split=False)
+    lines, malformed = _read_test_list(base / TEST_LIST)
+    listed = {_make_key(dataset, line.folder, line.stem) for line in lines}
+    videos = [_with_split(video, listed) for video in videos]
+    findings += malformed + _find_contradictions(lines) + _find_missing(lines, videos, dataset)
+    if dataset == V2:
+        findings += _find_short_list(lines, found)
+    return Listing(videos, findings, has_official_split=True)
+
+
+def _make_rows(folders: Mapping[str, Path], dataset: str) -> Iterator[VideoRow]:
+    for name, folder in folders.items():
+        inner = find_folder(folder, "videos")
+        for path in videos_in(folder) + (videos_in(inner) if inner else []):
+            original, identity = _read_name(name, path.stem, dataset)
+            yield VideoRow(
+                video_id="",
+                sha256="",
+                video_key=_make_key(dataset, name, path.stem),
+                path=absolute(path),
+                label=FOLDERS[name],
+                original=original,
+                identity=identity,
+                dataset=dataset,
+                method=SYNTHESIS if name == SYNTHESIS else None,
+            )
+
+
+def _make_key(dataset: str, folder: str, stem: str) -> str:
+    return f"{dataset}/{folder}/{stem}"
+
+
+def _read_name(folder: str, stem: str, dataset: str) -> tuple[str | None, str | None]:
+    """The key of the original, and the people seen; that an id is the same person in both versions is nowhere said."""
+    if folder == SYNTHESIS and (swap := SWAP_NAME.fullmatch(stem)):
+        target, source, number = swap.groups()
+        return _make_key(dataset, CELEB_REAL, f"{target}_{number}"), f"{dataset}:{target};{dataset}:{source}"
+    if folder == CELEB_REAL and (interview := INTERVIEW_NAME.fullmatch(stem)):
+        return None, f"{dataset}:{interview[1]}"
+    return None, None
+
+
+def _with_split(video: VideoRow, listed: set[str]) -> VideoRow:
+    return replace(video, split="test" if video.video_key in listed else "train")
+
+
+def _read_test_list(path: Path) -> tuple[list[_TestLine], list[Finding]]:
+    """The lines `<digit> <folder>/<file>`, and those that are not of this form."""
+    names = {name.casefold(): name for name in FOLDERS}
+    lines: list[_TestLine] = []
+    malformed: list[Finding] = []
+    for number, text in enumerate(read_lines(path), start=1):
+        digit, _, rest = text.partition(" ")
+        video = PurePosixPath(rest.strip())
+        if digit not in LABEL_OF_DIGIT or len(video.parts) < 2:
+            message = f"passed over: {text!r} is not of the form '1 {CELEB_REAL}/id0_0000.mp4'"
+            malformed.append(Finding("layout", f"{TEST_LIST} line {number}", message))
+            continue
+        folder = names.get(video.parts[0].casefold(), video.parts[0])
+        lines.append(_TestLine(number, LABEL_OF_DIGIT[digit], folder, video.stem))
+    return lines, malformed
+
+
+def _find_contradictions(lines: list[_TestLine]) -> list[Finding]:
+    wrong = [line for line in lines if line.folder in FOLDERS and FOLDERS[line.folder] != line.label]
+    if wrong and len(wrong) == len(lines):
+        message = (
+            f"every one of the {len(lines)} lines contradicts the folder of its video, so somebody has turned the list "
+            "round (in the original 1 is real); the folders were believed"
+        )
+        return [Finding("label", TEST_LIST, message)]
+    return [
+        Finding(
+            "label",
+            f"{TEST_LIST} line {line.number}",
+            f"says that {line.folder}/{line.stem} is {line.label} (1 is real here); the folder was believed",
+        )
+        for line in wrong
+    ]
+
+
+def _find_missing(lines: list[_TestLine], videos: list[VideoRow], dataset: str) -> list[Finding]:
+    """Per folder of the list, the videos that are not there."""
+    known = {video.video_key for video in videos}
+    listed: dict[str, list[str]] = {}
+    for line in lines:
+        listed.setdefault(line.folder, []).append(line.stem)
+    findings: list[Finding] = []
+    for folder, stems in listed.items():
+        missing = [stem for stem in stems if _make_key(dataset, folder, stem) not in known]
+        findings += not_there(f"{TEST_LIST}: {folder}", missing, len(stems))
+    return findings
+
+
+def _find_short_list(lines: list[_TestLine], folders: Mapping[str, Path]) -> list[Finding]:
+    """A list without the 70 lines of YouTube-real is in circulation: those videos would pass for training videos."""
+    if YOUTUBE_REAL not in folders or any(line.folder == YOUTUBE_REAL for line in lines):
+        return []
+    message = (
+        f"names no video of {YOUTUBE_REAL} ({len(lines)} lines; the official list has 518, 70 of them there), so those "
+        "for testing count as train; get the official list"
+    )
+    return [Finding("layout", TEST_LIST, message)]
+
+
+def _count(what: str, count: int, *, folder: str | None = None, **fields: str) -> PublishedCount:
+    """Of the videos in a folder with these fields."""
+
+    def selects(video: VideoRow) -> bool:
+        in_folder = folder is None or video.video_key.split("/")[1] == folder
+        return in_folder and all(getattr(video, name) == value for name, value in fields.items())
+
+    return PublishedCount(what, count, selects)
+
+
+_REQUEST = (
+    "Fill in the form that https://github.com/yuezunli/celeb-deepfakeforensics links to and accept the Terms to Use "
+    "Celeb-DF; a link comes by e-mail."
+)
+_LAYOUT = f"""\
+ROOT/
+  {CELEB_REAL}/id0_0000.mp4 ...
+  {YOUTUBE_REAL}/00000.mp4 ...
+  {SYNTHESIS}/id0_id1_0000.mp4 ...
+  {TEST_LIST}
+The videos may also lie one folder deeper, in {CELEB_REAL}/videos/ and so on."""
+
+CELEBDF_V1 = Dataset(
+    name=V1,
+    title="Celeb-DF (v1), Li et al. 2019",
+    list_videos=list_celebdf_v1,
+    request=_REQUEST,
+    layout=_LAYOUT,
+    published=(
+        _count("Celeb-real", 158, folder=CELEB_REAL),
+        _count("YouTube-real", 250, folder=YOUTUBE_REAL),
+        _count("Celeb-synthesis", 795, folder=SYNTHESIS),
+        _count("test, real", 38, split="test", label="real"),
+        _count("test, fake", 62, split="test", label="fake"),
+    ),
+)
+CELEBDF_V2 = Dataset(
+    name=V2,
+    title="Celeb-DF (v2), Li et al. 2020",
+    list_videos=list_celebdf_v2,
+    request=_REQUEST,
+    layout=_LAYOUT,
+    published=(
+        _count("Celeb-real", 590, folder=CELEB_REAL),
+        _count("YouTube-real", 300, folder=YOUTUBE_REAL),
+        _count("Celeb-synthesis", 5639, folder=SYNTHESIS),
+        _count("test, Celeb-real", 108, folder=CELEB_REAL, split="test"),
+        _count("test, YouTube-real", 70, folder=YOUTUBE_REAL, split="test"),
+        _count("test, Celeb-synthesis", 340, folder=SYNTHESIS, split="test"),
+    ),
+)

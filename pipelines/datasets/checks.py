@@ -1,0 +1,223 @@
+"""Holds a data set's folder against what was published, its files against each other, and its splits against leaks."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from pipelines.data.leaks import EXAMPLES, NAMES, find_leaks
+from pipelines.datasets.dataset import Dataset, Finding, FindingKind, Listing
+from pipelines.errors import InputError, StorageError, UnreadableError
+from pipelines.progress import Progress, ProgressCallback, ignore_progress
+from pipelines.records import SPLITS, VideoRow
+from pipelines.stage_loop import describe_failure
+
+log = logging.getLogger(__name__)
+Outcome = Literal["ok", "note", "failed"]
+MAX_WORKERS = 4
+"""Threads that read files, where the number is not given: a disk gains little from more."""
+MISSING, READABLE = "missing files", "readable files"
+FINDINGS: dict[FindingKind, tuple[str, Outcome]] = {
+    "label": ("labels against folders", "failed"),
+    "missing": (MISSING, "failed"),
+    "unlisted": ("unlisted files", "note"),
+    "layout": ("layout", "note"),
+}
+"""What each kind of finding is called in the report, and what comes of it."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report."""
+
+    name: str
+    outcome: Outcome
+    """`note`: worth knowing, such as a part that was not downloaded; `failed`: to be cured before anything is measured."""
+    expected: str
+    found: str
+    detail: str = ""
+    """Examples and the remedy."""
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """All that was checked, in a fixed order."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether files are missing or do not open."""
+        return any(check.outcome == "failed" and check.name in (MISSING, READABLE) for check in self.checks)
+
+    @property
+    def has_contradiction(self) -> bool:
+        """Whether splits leak, or labels contradict folders or each other."""
+        return any(check.outcome == "failed" and check.name not in (MISSING, READABLE) for check in self.checks)
+
+
+def inspect_files(
+    videos: Sequence[VideoRow],
+    digest_of: Callable[[Path], str],
+    *,
+    is_cropped: bool = False,
+    workers: int = 0,
+    on_progress: ProgressCallback = ignore_progress,
+) -> list[VideoRow]:
+    """The rows with the digests of their files; `unreadable`, with the reason, where the first frame does not decode.
+
+    Args:
+        digest_of: SHA-256 of a file; not used for folders of pictures.
+        is_cropped: each path is a folder of pictures of faces.
+
+    Raises:
+        StorageError: the digests can not be kept.
+    """
+
+    def inspect(video: VideoRow) -> VideoRow:
+        try:
+            return _inspect_folder(video) if is_cropped else _inspect_video(video, digest_of)
+        except StorageError:
+            raise
+        except (InputError, OSError) as error:
+            return replace(video, status="unreadable", error=describe_failure(error))
+        except Exception as error:  # one strange file must not end a check of thousands; the traceback goes to the log
+            log.exception("index failed on %s", video.path)
+            return replace(video, status="failed", error=describe_failure(error))
+
+    rows: list[VideoRow] = []
+    pool = ThreadPoolExecutor(workers or min(MAX_WORKERS, os.cpu_count() or 1))
+    try:
+        for row in pool.map(inspect, videos):
+            rows.append(row)
+            on_progress(Progress("index", len(rows), len(videos), "video"))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return rows
+
+
+def check_dataset(dataset: Dataset, listing: Listing, videos: Sequence[VideoRow]) -> CheckReport:
+    """What a listing and the inspected files say of the folder.
+
+    Args:
+        listing: the folder as the data set's module has read it, with the official splits.
+        videos: the same videos after `inspect_files`, on the sides that they are used on.
+    """
+    return CheckReport(
+        (
+            *_check_counts(dataset, listing.videos),
+            *(_check_findings(kind, listing.findings) for kind in FINDINGS),
+            _check_readable(videos),
+            *_check_copies(videos),
+            *_check_leaks(videos),
+        )
+    )
+
+
+def _inspect_video(video: VideoRow, digest_of: Callable[[Path], str]) -> VideoRow:
+    from pipelines.video import open_video
+
+    path = Path(video.path)
+    if not path.is_file():
+        raise UnreadableError(f"{path.name} is no file; download it again")
+    sha256 = digest_of(path)
+    video = replace(video, video_id=sha256[:16], sha256=sha256)
+    try:
+        with open_video(path) as reader:
+            frames = reader.frames(range(reader.info.num_frames))
+            next(frames)  # the first one that decodes; a reader without any raises
+            return replace(video, error=reader.warning)
+    except InputError as error:
+        return replace(video, status="unreadable", error=describe_failure(error))
+
+
+def _inspect_folder(video: VideoRow) -> VideoRow:
+    """The digest is that of `import-faces`: of the pictures' digests, in the order of their names."""
+    from pipelines.image_files import decode_image
+    from pipelines.video import KNOWN_IMAGE_SUFFIXES
+
+    folder = Path(video.path)
+    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in KNOWN_IMAGE_SUFFIXES)
+    if not pictures:
+        raise UnreadableError(f"{folder.name} holds no pictures; unpack its archive again")
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures]
+    sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    if decode_image(pictures[0].read_bytes()) is None:
+        raise UnreadableError(f"{folder.name}/{pictures[0].name} is not a readable picture; unpack its archive again")
+    return replace(video, video_id=sha256[:16], sha256=sha256)
+
+
+def _check_counts(dataset: Dataset, videos: Sequence[VideoRow]) -> Iterator[Check]:
+    """Of the parts that are there; downloads are often partial, so another number is a note."""
+    for published in dataset.published:
+        found = sum(map(published.selects, videos))
+        if found:
+            difference = found - published.count
+            detail = f"{abs(difference)} {'more' if difference > 0 else 'fewer'} than published" if difference else ""
+            outcome: Outcome = "note" if difference else "ok"
+            yield Check(f"videos of {published.what}", outcome, str(published.count), str(found), detail)
+
+
+def _check_findings(kind: FindingKind, findings: Sequence[Finding]) -> Check:
+    name, outcome = FINDINGS[kind]
+    found = [finding for finding in findings if finding.kind == kind]
+    messages = [f"{finding.where}: {finding.message}" for finding in found]
+    return replace(_none_expected(name, outcome, messages), found=_places(len(found)))
+
+
+def _check_readable(videos: Sequence[VideoRow]) -> Check:
+    broken = [video for video in videos if video.status != "ok"]
+    detail = _examples(f"{video.video_key}: {video.error}" for video in broken)
+    outcome: Outcome = "failed" if broken else "ok"
+    return Check(READABLE, outcome, str(len(videos)), str(len(videos) - len(broken)), detail)
+
+
+def _check_copies(videos: Sequence[VideoRow]) -> Iterator[Check]:
+    first: dict[str, VideoRow] = {}
+    equal: list[str] = []
+    contradicting: list[str] = []
+    for video in videos:
+        if not video.sha256:
+            continue
+        original = first.setdefault(video.sha256, video)
+        if original.label != video.label:
+            contradicting.append(
+                f"{original.video_key} ({original.label}) and {video.video_key} ({video.label}) are one file; correct one"
+            )
+        elif original is not video:
+            equal.append(f"{original.video_key} and {video.video_key}")
+    yield _none_expected("copies with one label", "note", equal)
+    yield _none_expected("copies with two labels", "failed", contradicting)
+
+
+def _check_leaks(videos: Sequence[VideoRow]) -> Iterator[Check]:
+    sides = {side: [video for video in videos if video.split == side] for side in SPLITS}
+    leaks = find_leaks(
+        {side: rows for side, rows in sides.items() if rows}, others=[video for video in videos if video.split is None]
+    )
+    for kind, (noun, _) in NAMES.items():
+        told = [str(leak) for leak in leaks if leak.kind == kind]
+        remedy = "cure: --drop-leaks or --split deal" if told else ""
+        yield _none_expected(f"leaks by {noun}", "failed", told, remedy)
+
+
+def _none_expected(name: str, outcome: Outcome, messages: Sequence[str], remedy: str = "") -> Check:
+    detail = "; ".join(filter(None, (_examples(messages), remedy)))
+    return Check(name, outcome if messages else "ok", "0", str(len(messages)), detail)
+
+
+def _places(number: int) -> str:
+    """A finding is one list or folder, and may tell of many files."""
+    return f"{number} place{'' if number == 1 else 's'}" if number else "0"
+
+
+def _examples(messages: Iterable[str]) -> str:
+    every = list(messages)
+    more = len(every) - EXAMPLES
+    return "; ".join(every[:EXAMPLES]) + (f"; and {more} more" if more > 0 else "")

@@ -1,0 +1,115 @@
+"""A data set of one's own: a CSV with the path and label of each video, and what else is known of it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipelines.data.labels import LABEL_FIELDS, VideoLabel, to_label
+from pipelines.datasets.dataset import Dataset, Finding, Listing
+from pipelines.datasets.layout import absolute
+from pipelines.errors import DatasetError
+from pipelines.inputs import InputFile, make_video_keys
+from pipelines.records import VideoRow
+
+NAME = "csv"
+COLUMNS = f"path,label[,{','.join(LABEL_FIELDS[1:])}]"
+
+
+def list_csv(root: Path) -> Listing:
+    """The videos that a CSV names; `root` is the file, and the paths in it start at its folder.
+
+    `original` stays as it is given (a key, a path or a file name); `dataset` is the CSV's name where the column says
+    nothing. The split is official if every video has one. A `mask` that is not there is reported and left out.
+
+    Raises:
+        DatasetError: no readable CSV, a missing column, a line without path or label, an unknown label or split, a video
+            that is named twice, or none that is there.
+    """
+    lines = _read_lines(root)
+    _refuse_repeated(lines, root)
+    there = [line for line in lines if line.path.is_file()]
+    if not there:
+        raise DatasetError(f"{root} names no video that is there; its paths must start at the folder {root.parent}")
+    files = [InputFile(line.path, _name_below(root.parent, line.path)) for line in there]
+    findings = [line.missing(line.given) for line in lines if not line.path.is_file()]
+    videos: list[VideoRow] = []
+    for line, key in zip(there, make_video_keys(files), strict=True):
+        about = replace(line.about, dataset=line.about.dataset or root.stem)
+        if about.mask:
+            mask = root.parent / about.mask
+            findings += [] if mask.is_file() else [line.missing(about.mask)]
+            about = replace(about, mask=absolute(mask) if mask.is_file() else None)
+        videos.append(VideoRow(video_id="", sha256="", video_key=key, path=absolute(line.path), **vars(about)))
+    return Listing(videos, findings, has_official_split=all(video.split for video in videos))
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of the CSV."""
+
+    number: int
+    given: str
+    """Its path, as it stands there."""
+    path: Path
+    about: VideoLabel
+
+    def missing(self, name: str) -> Finding:
+        """That something it names is not there."""
+        return Finding("missing", f"line {self.number}", f"{name} is not there; correct the path or remove the line")
+
+
+def _read_lines(path: Path) -> list[_Line]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            fields, records = reader.fieldnames or (), [(reader.line_num, record) for record in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(
+            f"{path} is not a readable CSV file ({error}); pass one with the columns {COLUMNS}"
+        ) from error
+    missing = {"path", "label"} - set(fields)
+    if missing:
+        raise DatasetError(f"{path} lacks the column {sorted(missing)[0]!r}; it needs {COLUMNS}")
+    return [_make_line(path, number, record) for number, record in records]
+
+
+def _make_line(source: Path, number: int, record: Mapping[str, Any]) -> _Line:
+    where = f"{source} line {number}"
+    about = to_label(record, where)
+    if not record["path"] or about.label is None:
+        raise DatasetError(f"{where} lacks the path or the label; complete or remove the line")
+    return _Line(number, record["path"], source.parent / record["path"], about)
+
+
+def _refuse_repeated(lines: Sequence[_Line], source: Path) -> None:
+    first: dict[str, _Line] = {}
+    for line in lines:
+        before = first.setdefault(absolute(line.path), line)
+        if before is not line:
+            raise DatasetError(
+                f"{source} names {line.given} in line {before.number} and in line {line.number}; keep one of them"
+            )
+
+
+def _name_below(folder: Path, path: Path) -> str:
+    """The path relative to the folder; of a video that lies elsewhere its name."""
+    base, full = Path(absolute(folder)), Path(absolute(path))
+    return full.relative_to(base).as_posix() if full.is_relative_to(base) else full.name
+
+
+CSV = Dataset(
+    name=NAME,
+    title="Videos of your own in a CSV",
+    list_videos=list_csv,
+    request="Nothing to request: these are your own videos.",
+    layout=f"""\
+ROOT is a CSV file with the columns {COLUMNS}:
+  path,label,split,original,identity
+  clips/a.mp4,real,train,,anna
+  clips/b.mp4,fake,train,clips/a.mp4,anna;ben
+Paths start at the folder of the CSV; real or fake, and train, val or test or nothing.""",
+)

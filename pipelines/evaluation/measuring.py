@@ -1,0 +1,143 @@
+"""Every metric with its interval: of all videos, and of each data set, compression and method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.evaluation.bootstrap import Estimate, measure_with_intervals
+from pipelines.evaluation.protocols import ScoredFrames
+from pipelines.evaluation.scored import ScoredVideos
+
+UNKNOWN_PROBABILITY = 0.5
+"""Of a video without a score, in the convention that counts it."""
+LEVELS: Mapping[str, str] = {
+    "video": "videos that have a score",
+    "video_all": "all videos, those without a score as 0.5",
+    "frame": "frames with a face",
+}
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are drawn."""
+
+    rounds: int = 1000
+    confidence: float = 0.95
+    seed: int = 0
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Section:
+    """A set of videos and what was measured on it."""
+
+    dataset: str | None
+    """None where it is not one data set; so too for the next two."""
+    compression: str | None
+    method: str | None
+    """The fakes are of this method; the real videos are those of the data set and compression."""
+    videos_real: int
+    videos_fake: int
+    videos_scored: int
+    clusters: int
+    frames: int | None
+    levels: Mapping[str, Mapping[str, Estimate]]
+    """By level, then by metric."""
+
+    @property
+    def title(self) -> str:
+        """`all`, or what it is a part of."""
+        return " ".join(name for name in (self.dataset, self.compression, self.method) if name) or "all"
+
+    @property
+    def coverage(self) -> float:
+        """Share of the videos that have a score."""
+        return self.videos_scored / max(1, self.videos_real + self.videos_fake)
+
+
+def measure_sections(
+    videos: ScoredVideos,
+    frames: ScoredFrames | None,
+    threshold: float | None,
+    bootstrap: Bootstrap,
+    *,
+    frame_threshold: float | None,
+) -> list[Section]:
+    """All videos first, then every part that differs from what was measured before.
+
+    Args:
+        frame_threshold: None where the probabilities of frames are not of the kind that `threshold` was chosen for.
+    """
+    sections = []
+    seen: set[bytes] = set()
+    for (dataset, compression, method), mask in _parts(videos):
+        if mask.tobytes() in seen:
+            continue
+        seen.add(mask.tobytes())
+        empty = Section(dataset, compression, method, 0, 0, 0, 0, None, {})
+        sections.append(_measure(empty, videos, frames, mask, (threshold, frame_threshold), bootstrap))
+    return sections
+
+
+def _parts(videos: ScoredVideos) -> Iterator[tuple[tuple[str | None, str | None, str | None], Mask]]:
+    """Which videos each section has. A method's fakes stand beside the real videos of its data set and compression."""
+    yield (None, None, None), np.ones(len(videos), dtype=bool)
+    real = videos.labels == 0
+    for dataset in _names(videos.datasets) or [None]:
+        in_dataset = np.ones(len(videos), dtype=bool) if dataset is None else videos.datasets == dataset
+        yield (dataset, None, None), in_dataset
+        for compression in _names(videos.compressions[in_dataset]) or [None]:
+            chosen = in_dataset if compression is None else in_dataset & (videos.compressions == compression)
+            yield (dataset, compression, None), chosen
+            for method in _names(videos.methods[chosen & ~real]):
+                yield (dataset, compression, method), chosen & (real | (videos.methods == method))
+
+
+def _names(column: npt.NDArray[Any]) -> Sequence[str | None]:
+    return sorted({str(name) for name in column if name})
+
+
+def _measure(
+    section: Section,
+    videos: ScoredVideos,
+    frames: ScoredFrames | None,
+    mask: Mask,
+    thresholds: tuple[float | None, float | None],
+    bootstrap: Bootstrap,
+) -> Section:
+    """Thresholds: of videos, of frames."""
+    part = videos.select(mask)
+    has_score = ~np.isnan(part.probabilities)
+    scored = part.select(has_score)
+
+    def estimate(labels: Any, probabilities: Any, clusters: Any, of_frames: bool = False) -> dict[str, Estimate]:
+        threshold = thresholds[of_frames]
+        return measure_with_intervals(labels, probabilities, clusters, threshold=threshold, **vars(bootstrap))
+
+    levels = {"video": estimate(scored.labels, scored.probabilities, scored.clusters)}
+    levels["video_all"] = levels["video"]
+    if not has_score.all():
+        filled = np.where(has_score, part.probabilities, UNKNOWN_PROBABILITY)
+        levels["video_all"] = estimate(part.labels, filled, part.clusters)
+    num_frames = None
+    if frames is not None:
+        chosen = mask[frames.videos]
+        owners = frames.videos[chosen]
+        num_frames = len(owners)
+        probabilities = frames.probabilities[chosen]
+        levels["frame"] = estimate(videos.labels[owners], probabilities, videos.clusters[owners], of_frames=True)
+    return replace(
+        section,
+        videos_real=int((part.labels == 0).sum()),
+        videos_fake=int((part.labels == 1).sum()),
+        videos_scored=int(has_score.sum()),
+        clusters=len(np.unique(part.clusters)),
+        frames=num_frames,
+        levels=levels,
+    )

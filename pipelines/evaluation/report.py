@@ -1,0 +1,277 @@
+"""The result of an evaluation: one set of figures as JSON, as Markdown and as text."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import ConfigError
+from pipelines.evaluation.bootstrap import Estimate
+from pipelines.evaluation.measuring import LEVELS, Section
+from pipelines.evaluation.perturbations import Perturbation
+from pipelines.evaluation.protocols import Protocol
+from pipelines.manifest import replace_atomically
+
+REPORT_SUFFIXES = (".json", ".md")
+COLUMN_TITLES = {"video": "video", "video_all": "video, 0.5 for those without a score", "frame": "frame"}
+PART_METRICS = ("auc", "eer", "balanced_accuracy")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A heading, column titles and rows of text."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def to_markdown(self) -> str:
+        rows = [[_one_line(cell).replace("|", "\\|") for cell in cells] for cells in (self.header, *self.rows)]
+        lines = [rows[0], ["---"] * len(self.header), *rows[1:]]
+        return "\n".join([f"## {self.title}", "", *(f"| {' | '.join(cells)} |" for cells in lines)])
+
+    def to_text(self) -> str:
+        """Columns aligned, for a terminal."""
+        rows = [self.header] if any(self.header) else []
+        lines = [[_one_line(cell) for cell in cells] for cells in (*rows, *self.rows)]
+        widths = [max(len(cells[column]) for cells in lines) for column in range(len(self.header))]
+        padded = ("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) for cells in lines)
+        return "\n".join([self.title, *(f"  {line.rstrip()}" for line in padded)])
+
+
+@dataclass(frozen=True)
+class RobustnessRow:
+    """One perturbation at one strength."""
+
+    perturbation: Perturbation | None
+    """None: nothing was changed."""
+    levels: Mapping[str, Estimate]
+    """AUC by level: `video`, `frame`."""
+    unscored: int
+    """Videos without a score under this perturbation."""
+
+    @property
+    def name(self) -> str:
+        """Such as `jpeg 50`."""
+        return self.perturbation.name if self.perturbation else "clean"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured, on what, and how."""
+
+    sources: Sequence[str]
+    sections: Sequence[Section]
+    """All videos first."""
+    statuses: Mapping[str, int]
+    """Videos by status."""
+    split: str
+    """`all`, or a side."""
+    threshold: float | None
+    """The stored one."""
+    aggregate: str
+    """How videos got their scores."""
+    rounds: int
+    confidence: float
+    seed: int
+    checkpoint: str | None = None
+    checkpoint_sha256: str | None = None
+    protocol: Protocol | None = None
+    notes: Sequence[str] = ()
+    robustness: Sequence[RobustnessRow] = field(default_factory=list)
+
+    @property
+    def whole(self) -> Section:
+        """All videos."""
+        return self.sections[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat object: `video.auc`, `video.auc.low`, `video.auc.high`, …; parts are objects of the same form."""
+        facts: dict[str, Any] = {
+            "sources": list(self.sources),
+            "split": self.split,
+            "checkpoint": self.checkpoint,
+            "checkpoint_sha256": self.checkpoint_sha256,
+            "aggregate": self.aggregate,
+            "threshold": self.threshold,
+            "protocol": vars(self.protocol) if self.protocol else None,
+            "bootstrap": {"rounds": self.rounds, "confidence": self.confidence, "seed": self.seed},
+            "notes": list(self.notes),
+            "statuses": dict(self.statuses),
+        }
+        robustness = [
+            {"perturbation": row.name, "videos.unscored": row.unscored}
+            | _flatten({level: {"auc": estimate} for level, estimate in row.levels.items()})
+            for row in self.robustness
+        ]
+        parts = [_section_json(section) for section in self.sections[1:]]
+        return facts | _section_json(self.whole) | {"parts": parts, "robustness": robustness}
+
+    def tables(self) -> list[Table]:
+        """The same figures for people."""
+        found = [self._facts_table(), self._whole_table()]
+        if len(self.sections) > 1:
+            found.append(self._parts_table())
+        if self.robustness:
+            found.append(self._robustness_table())
+        return found
+
+    def to_markdown(self) -> str:
+        notes = [f"* {note}" for note in self.notes]
+        tables = [table.to_markdown() for table in self.tables()]
+        return "\n\n".join(["# Evaluation", *tables, *(["\n".join(notes)] if notes else [])]) + "\n"
+
+    def to_text(self) -> str:
+        return "\n\n".join([table.to_text() for table in self.tables()] + [f"note: {note}" for note in self.notes])
+
+    def _facts_table(self) -> Table:
+        whole = self.whole
+        videos = whole.videos_real + whole.videos_fake
+        others = ", ".join(f"{number} {status}" for status, number in sorted(self.statuses.items()) if status != "ok")
+        rows = [
+            ["sources", ", ".join(self.sources)],
+            ["split", "all videos" if self.split == "all" else self.split],
+            ["videos", f"{videos} ({whole.videos_real} real, {whole.videos_fake} fake) in {whole.clusters} groups"],
+            ["with a score", f"{whole.videos_scored} ({whole.coverage:.1%}){'; ' + others if others else ''}"],
+        ]
+        if whole.frames is not None:
+            rows.append(["frames", str(whole.frames)])
+        if self.checkpoint:
+            rows.append(["checkpoint", f"{self.checkpoint} ({(self.checkpoint_sha256 or '')[:12]})"])
+        rows.append(["video score", self.aggregate])
+        if self.protocol:
+            rows.append(["protocol", str(self.protocol)])
+            headline = whole.levels[self.protocol.level]["auc"]
+            rows.append(["quoted figure", f"{self.protocol.level}-level AUC {show(headline)}"])
+        if self.rounds:
+            rows.append(
+                [
+                    "intervals",
+                    f"{self.confidence:.0%}, {self.rounds} bootstrap rounds over the groups, seed {self.seed}",
+                ]
+            )
+        return Table("What was measured", ["", ""], rows)
+
+    def _whole_table(self) -> Table:
+        whole = self.whole
+        levels = [level for level in LEVELS if level in whole.levels]
+        if whole.coverage == 1:
+            levels.remove("video_all")
+        rows = [
+            [title, *(show(whole.levels[level][name]) for level in levels)]
+            for name, title in _metric_titles(self.threshold).items()
+            if not (name.endswith("_at_threshold") and self.threshold in (None, 0.5))
+        ]
+        return Table("All videos", ["metric", *(COLUMN_TITLES[level] for level in levels)], rows)
+
+    def _parts_table(self) -> Table:
+        has_frames = self.whole.frames is not None
+        header = ["part", "real", "fake", "scored", "AUC video", *(["AUC frame"] if has_frames else []), "EER video",
+                  "balanced accuracy video"]  # fmt: skip
+        rows = []
+        for section in self.sections:
+            video = section.levels["video"]
+            frame = [show(section.levels["frame"]["auc"])] if has_frames else []
+            rows.append(
+                [section.title, str(section.videos_real), str(section.videos_fake), f"{section.coverage:.1%}",
+                 show(video["auc"]), *frame, show(video["eer"]), show(video["balanced_accuracy"])]
+            )  # fmt: skip
+        return Table("By data set, compression and method", header, rows)
+
+    def _robustness_table(self) -> Table:
+        levels = list(self.robustness[0].levels)
+        clean = self.robustness[0].levels
+        rows = []
+        for row in self.robustness:
+            change = row.levels["video"].value - clean["video"].value
+            shown = "-" if math.isnan(change) else f"{change:+.3f}"
+            rows.append([row.name, *(show(row.levels[level]) for level in levels), shown, str(row.unscored)])
+        header = ["perturbation", *(f"AUC {level}" for level in levels), "change video", "without score"]
+        return Table("Robustness", header, rows)
+
+
+def write_report(report: Report, path: Path) -> None:
+    """As the suffix says: .json or .md.
+
+    Raises:
+        StorageError: it can not be written.
+    """
+    content = report.to_markdown() if path.suffix == ".md" else json.dumps(_plain(report.to_json()), indent=1) + "\n"
+    with replace_atomically(path) as beside:
+        beside.write_text(content, "utf-8", "surrogateescape")
+
+
+def check_report_path(path: Path) -> None:
+    """Refuse an output of unknown format before any work is done."""
+    if path.suffix not in REPORT_SUFFIXES or path.is_dir():
+        raise ConfigError(f"{path} must be a file that ends in .json or .md")
+
+
+def show(estimate: Estimate) -> str:
+    """`0.929 (0.917 to 0.940)`; a dash where a figure is not defined."""
+    if math.isnan(estimate.value):
+        return "-"
+    if math.isnan(estimate.low):
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+
+
+def _one_line(text: str) -> str:
+    """What a name may hold must not end a row."""
+    return " ".join(text.split())
+
+
+def _metric_titles(threshold: float | None) -> dict[str, str]:
+    stored = "the stored threshold" if threshold is None else f"the stored threshold {threshold:.3g}"
+    return {
+        "auc": "AUC",
+        "ap": "average precision",
+        "eer": "equal error rate",
+        "accuracy": "accuracy at 0.5",
+        "balanced_accuracy": "balanced accuracy at 0.5",
+        "accuracy_at_threshold": f"accuracy at {stored}",
+        "balanced_accuracy_at_threshold": f"balanced accuracy at {stored}",
+        "log_loss": "log loss",
+        "brier": "Brier score",
+        "ece": "expected calibration error",
+        "tpr_at_fpr_0.01": "true positive rate at 1 % false positives",
+        "tpr_at_fpr_0.001": "true positive rate at 0.1 % false positives",
+    }
+
+
+def _section_json(section: Section) -> dict[str, Any]:
+    facts = {
+        "dataset": section.dataset,
+        "compression": section.compression,
+        "method": section.method,
+        "videos.real": section.videos_real,
+        "videos.fake": section.videos_fake,
+        "videos.scored": section.videos_scored,
+        "coverage": section.coverage,
+        "groups": section.clusters,
+        "frames": section.frames,
+    }
+    return facts | _flatten(section.levels)
+
+
+def _flatten(levels: Mapping[str, Mapping[str, Estimate]]) -> dict[str, float]:
+    flat = {}
+    for level, metrics in levels.items():
+        for name, estimate in metrics.items():
+            flat[f"{level}.{name}"] = estimate.value
+            flat[f"{level}.{name}.low"] = estimate.low
+            flat[f"{level}.{name}.high"] = estimate.high
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: what is not defined is null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,142 @@
+"""The faces of a workspace scored as they are and under perturbations: each crop is read once, changed in memory, classified."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.config import PredictConfig, RunOptions
+from pipelines.errors import ConfigError
+from pipelines.evaluation.perturbations import Perturbation, perturb_image
+from pipelines.evaluation.scored import Floats, Integers, Texts
+from pipelines.image_files import Image, read_image
+from pipelines.manifest import read_table
+from pipelines.preprocessing import Preprocessing, cut_input
+from pipelines.progress import Progress, ProgressCallback, ignore_progress
+from pipelines.read_ahead import read_ahead
+from pipelines.records import FaceRow, table_to_rows
+from pipelines.scoring.settings import resolve_settings
+from pipelines.scoring.video_scorer import VideoScorer, in_batches
+from pipelines.stage_loop import StageFolder, open_upstream
+
+TASK = "robustness"
+CLEAN = "clean"
+"""The condition under which nothing is changed."""
+MAX_WORKERS = 4
+
+
+@dataclass(frozen=True)
+class PerturbedFaces:
+    """F faces under one condition; arrays of length F, in the order of the manifest."""
+
+    video_ids: Texts
+    frames: Integers
+    """`frame_index`."""
+    faces: Integers
+    """`face_index`."""
+    tracks: Integers
+    areas: Floats
+    """Of the box, in square pixels; NaN where there is no box."""
+    probabilities: Floats
+
+
+def score_perturbed(
+    workspace: Path,
+    checkpoint: str,
+    perturbations: Sequence[Perturbation],
+    options: RunOptions,
+    *,
+    splits: Sequence[str] = (),
+    seed: int = 0,
+    on_progress: ProgressCallback = ignore_progress,
+) -> dict[str, PerturbedFaces]:
+    """By condition, `clean` first, the probabilities of all faces of a workspace's `detect-faces` stage.
+
+    What is changed is the stored, aligned crop: a small face is enlarged there and a large one reduced, so pixels of the
+    crop are not pixels of the video. Nothing but probabilities is kept. Randomness is of (seed, video, frame, face,
+    condition): neither batches nor threads nor the other faces and conditions change a value beyond rounding.
+
+    Args:
+        splits: take only the faces of videos on these sides.
+
+    Raises:
+        ManifestError: no finished stage, or faces of another geometry than the checkpoint's.
+        CheckpointError: the checkpoint can not be loaded.
+        InputError: a crop is missing or damaged.
+    """
+    folder, provenance = open_upstream(workspace, "detect-faces")
+    contract = resolve_settings(PredictConfig(checkpoint=checkpoint), provenance).contract
+    rows = _read_rows(folder, splits)
+    conditions = {CLEAN: None} | {perturbation.name: perturbation for perturbation in perturbations}
+    crops = _Crops(folder.root, contract, tuple(conditions.values()), seed)
+    scorer = VideoScorer(checkpoint=checkpoint, detector=None, contract=contract, options=options)
+    probabilities = np.full((len(rows), len(conditions)), np.nan)
+    num_scored = 0
+    on_progress(Progress(TASK, 0, len(rows), "face"))
+    inputs = read_ahead(crops.make_all(rows, options.workers), depth=options.batch_size)
+    for batch in in_batches(inputs, options.batch_size):
+        probabilities.flat[num_scored : num_scored + len(batch)] = scorer.classify(batch)
+        num_scored += len(batch)
+        on_progress(Progress(TASK, num_scored // len(conditions), len(rows), "face"))
+    return {name: _describe(rows, column) for name, column in zip(conditions, probabilities.T, strict=True)}
+
+
+def _read_rows(folder: StageFolder, splits: Sequence[str]) -> list[FaceRow]:
+    videos = [video for video in folder.read_videos() if not splits or video.split in splits]
+    if not videos:
+        raise ConfigError(f"{folder.root} has no video of the split {' or '.join(splits)}")
+    wanted = {video.video_id for video in videos}
+    rows = table_to_rows(read_table(folder.manifest_path, FaceRow), FaceRow)
+    return [row for row in rows if row.video_id in wanted]
+
+
+@dataclass(frozen=True)
+class _Crops:
+    """Makes network inputs of stored crops."""
+
+    folder: Path
+    contract: Preprocessing
+    conditions: Sequence[Perturbation | None]
+    seed: int
+
+    def make_all(self, rows: Sequence[FaceRow], num_workers: int) -> Iterator[Image]:
+        """Every face under every condition, faces first: as many faces at once as there are threads."""
+        num_workers = num_workers or min(MAX_WORKERS, os.cpu_count() or 1)
+        with ThreadPoolExecutor(num_workers) as pool:
+            for together in in_batches(rows, num_workers):
+                for inputs in pool.map(self._make, together):
+                    yield from inputs
+
+    def _make(self, row: FaceRow) -> list[Image]:
+        crop = read_image(self.folder / row.crop_path)
+        return [cut_input(self._perturb(crop, row, condition), self.contract) for condition in self.conditions]
+
+    def _perturb(self, crop: Image, row: FaceRow, condition: Perturbation | None) -> Image:
+        if condition is None:
+            return crop
+        names = (int.from_bytes(name.encode()) for name in (row.video_id, condition.name))
+        return perturb_image(
+            crop, condition, np.random.default_rng((self.seed, *names, row.frame_index, row.face_index))
+        )
+
+
+def _describe(rows: Sequence[FaceRow], probabilities: Floats) -> PerturbedFaces:
+    return PerturbedFaces(
+        video_ids=np.array([row.video_id for row in rows], dtype=object),
+        frames=np.array([row.frame_index for row in rows], dtype=np.int64),
+        faces=np.array([row.face_index for row in rows], dtype=np.int64),
+        tracks=np.array([row.track for row in rows], dtype=np.int64),
+        areas=np.array([_box_area(row) for row in rows], dtype=np.float64),
+        probabilities=probabilities.copy(),
+    )
+
+
+def _box_area(row: FaceRow) -> float:
+    if row.x0_px is None or row.y0_px is None or row.x1_px is None or row.y1_px is None:
+        return float("nan")
+    return (row.x1_px - row.x0_px) * (row.y1_px - row.y0_px)
