@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 
-from pipelines.data.splits import Counts, group_videos, hash_group, join_ties
+from pipelines.data.groups import Counts, group_videos, hash_group, join_ties
 from pipelines.records import LABELS, SPLITS, VideoRow
 
 log = logging.getLogger(__name__)

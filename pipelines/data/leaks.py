@@ -6,7 +6,8 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.data.splits import group_videos, is_usable, people_in
+from pipelines.data.groups import group_videos, people_in
+from pipelines.data.splits import is_usable
 from pipelines.errors import LeakError
 from pipelines.records import VideoRow
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import PurePath
 
+from pipelines.data.dealing import deal_sides
+from pipelines.data.groups import Counts, group_videos, hash_group, join_ties, ties_of
 from pipelines.errors import DatasetError
 from pipelines.records import LABELS, VideoRow
 
 FEW_GROUPS = 10
 """Of so many groups every choice is compared: 2**10."""
-Counts = Mapping[str, Counter[str]]
-"""How many videos of each label a group has."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Split:
     test: list[VideoRow]
     """Labelled for a test by the manifest: never trained on, never used for choosing."""
     unused: list[VideoRow]
-    """Without a label or a face, or without a split while something of theirs is held out."""
+    """Without a label or a face, without a split while something of theirs is held out, or of people on both sides."""
 
 
 def split_videos(videos: Iterable[VideoRow], *, val_fraction: float, seed: int) -> Split:
@@ -40,7 +38,8 @@ def split_videos(videos: Iterable[VideoRow], *, val_fraction: float, seed: int) 
     Without `val` in the manifest the groups of the training videos are dealt by a hash of the group and the seed, so a
     video that is added later hardly moves the others. `val_fraction` is a share of the groups; where identities or
     a `group` are known, and groups therefore may differ much in size, it is a share of the videos, met as nearly as the
-    groups allow.
+    groups allow. Where everything hangs together, as everybody was swapped with everybody, people are dealt instead, and a
+    video that shows people of both sides is left out.
 
     Raises:
         DatasetError: no labels, one class only, or a side that would be empty.
@@ -76,75 +75,6 @@ def is_usable(video: VideoRow) -> bool:
     return video.status == "ok" and video.label is not None
 
 
-def group_videos(videos: Sequence[VideoRow]) -> list[str]:
-    """The group of each video, by name: a fake with the original it was made from, and copies of one content."""
-    resolve = _make_resolver(video.video_key for video in videos)
-    names = _Joined()
-    for video in videos:
-        if video.original:
-            names.join(resolve(video.original), video.video_key)
-    first_of_content: dict[str, str] = {}
-    for video in videos:
-        if video.sha256:
-            names.join(first_of_content.setdefault(video.sha256, video.video_key), video.video_key)
-    return [names.find(video.video_key) for video in videos]
-
-
-def people_in(videos: Sequence[VideoRow], groups: Sequence[str]) -> list[tuple[str, ...]]:
-    """Who is seen in each video; a fake of which nothing is said shows at least the person of its original."""
-    known = {video.video_key: video.identities for video in videos}
-    return [video.identities or known.get(group, ()) for video, group in zip(videos, groups, strict=True)]
-
-
-def ties_of(videos: Sequence[VideoRow], groups: Sequence[str]) -> list[tuple[str, ...]]:
-    """What else holds each video to others, beside its original: the people in it, and its `group`."""
-    people = people_in(videos, groups)
-    return [
-        (*(f"identity:{person}" for person in seen), *([f"group:{video.group}"] if video.group else ()))
-        for video, seen in zip(videos, people, strict=True)
-    ]
-
-
-class _Joined:
-    """Sets of names that grow together; each goes by one of its names."""
-
-    def __init__(self) -> None:
-        self._leads_to: dict[str, str] = {}
-
-    def find(self, name: str) -> str:
-        """The name that the set goes by."""
-        while name in self._leads_to:
-            above = self._leads_to[name]
-            if above in self._leads_to:  # shorten the way for the next one
-                self._leads_to[name] = self._leads_to[above]
-            name = above
-        return name
-
-    def join(self, leader: str, name: str) -> None:
-        """Both are of one set, which goes by what the leader's went by."""
-        leader, name = self.find(leader), self.find(name)
-        if leader != name:
-            self._leads_to[name] = leader
-
-
-def _make_resolver(keys: Iterable[str]) -> Callable[[str], str]:
-    """From what a labels file calls an original (a key, a path or a file name, with suffix or without) to its key."""
-    known = set(keys)
-    by_stem: dict[str, list[str]] = {}
-    for key in known:
-        by_stem.setdefault(PurePath(key).name, []).append(key)
-
-    def resolve(original: str) -> str:
-        bare = PurePath(original).with_suffix("") if PurePath(original).name else PurePath(original)
-        for name in (original, bare.as_posix()):
-            if name in known:
-                return name
-        matches = by_stem.get(PurePath(original).name) or by_stem.get(bare.name, [])
-        return matches[0] if len(matches) == 1 else bare.as_posix()
-
-    return resolve
-
-
 def _deal(
     videos: Sequence[VideoRow],
     base_groups: Mapping[VideoRow, str],
@@ -157,7 +87,8 @@ def _deal(
     counts: dict[str, Counter[str]] = {}
     for video in videos:
         counts.setdefault(group_of[video], Counter())[str(video.label)] += 1
-    _refuse_single_group(counts)
+    if _is_single_group(counts):
+        return _deal_people(videos, val_fraction, seed)
     groups = sorted(counts, key=lambda group: hash_group(group, seed))
     if any(ties[video] for video in videos):
         chosen = _choose_by_videos(groups, counts, val_fraction)
@@ -165,24 +96,6 @@ def _deal(
         chosen = _choose_by_groups(groups, counts, val_fraction)
     train = [video for video in videos if group_of[video] not in chosen]
     return train, [video for video in videos if group_of[video] in chosen]
-
-
-def join_ties(
-    videos: Sequence[VideoRow], base_groups: Mapping[VideoRow, str], ties: Mapping[VideoRow, Sequence[str]]
-) -> dict[VideoRow, str]:
-    """Groups joined where they share a tie, named after the tie whose name comes first in the alphabet.
-
-    Not after a video: many more may be added to a person without the group moving to the other side.
-    """
-    joined = _Joined()
-    for video in videos:
-        for tie in ties[video]:
-            joined.join(tie, base_groups[video])
-    name_of: dict[str, str] = {}
-    for tie in sorted({tie for video in videos for tie in ties[video]}):
-        name_of.setdefault(joined.find(tie), tie)
-    leaders = {video: joined.find(base_groups[video]) for video in videos}
-    return {video: name_of.get(leader, leader) for video, leader in leaders.items()}
 
 
 def _refuse_missing_class(train: Sequence[VideoRow], val: Sequence[VideoRow]) -> None:
@@ -195,15 +108,29 @@ def _refuse_missing_class(train: Sequence[VideoRow], val: Sequence[VideoRow]) ->
                 )
 
 
-def _refuse_single_group(counts: Counts) -> None:
+def _is_single_group(counts: Counts) -> bool:
+    """Whether all videos of a class hang together, so that none could be held out."""
+    holders = {label: [count for count in counts.values() if count[label]] for label in LABELS}
+    return any(len(found) == 1 and found[0][label] > 1 for label, found in holders.items())
+
+
+def _deal_people(videos: Sequence[VideoRow], val_fraction: float, seed: int) -> tuple[list[VideoRow], list[VideoRow]]:
+    """People to one side or the other; a video that shows people of both is left out.
+
+    Raises:
+        DatasetError: that leaves no video of a class on a side.
+    """
+    sides = deal_sides(videos, (1 - val_fraction, val_fraction, 0), seed)
+    train, val = ([video for video, own in zip(videos, sides, strict=True) if own == side] for side in ("train", "val"))
     for label in LABELS:
-        holders = [count for count in counts.values() if count[label]]
-        if len(holders) == 1 and holders[0][label] > 1:
+        total = sum(video.label == label for video in videos)
+        if total > 1 and not all(any(video.label == label for video in side) for side in (train, val)):
             raise DatasetError(
-                f"all {holders[0][label]} {label} videos belong to one group, joined by originals, people, `group` or copies, "
+                f"all {total} {label} videos belong to one group, joined by originals, people, `group` or copies, "
                 "so none can be held out for validation; add videos of others, or give some the split val in the labels: "
                 "what has no split and shares any of these with them is then left out"
             )
+    return train, val
 
 
 def _choose_by_groups(groups: Sequence[str], counts: Counts, val_fraction: float) -> set[str]:
@@ -258,8 +185,3 @@ def _subsets(groups: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """The smaller ones first, equals in the given order."""
     for size in range(len(groups) + 1):
         yield from combinations(groups, size)
-
-
-def hash_group(group: str, seed: int) -> str:
-    """What a group's place in a dealing is decided by: nothing but its name and the seed."""
-    return hashlib.sha256(f"{seed}:{group}".encode("utf-8", "surrogateescape")).hexdigest()

@@ -11,7 +11,7 @@ from pathlib import PurePath
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.data.splits import group_videos
+from pipelines.data.groups import group_videos
 from pipelines.errors import DatasetError
 from pipelines.evaluation.scored import Integers, Scored, ScoredFaces, ScoredVideos, Texts
 from pipelines.evaluation.sources import LabelledVideo, RawScores, without_suffix

@@ -253,15 +253,28 @@ def test_what_has_no_split_and_shows_somebody_who_is_held_out_never_trains() -> 
     assert _seen(split.train) == {f"person {number}" for number in range(1, 5)}
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_where_everybody_was_swapped_with_everybody_people_are_dealt_and_the_mixed_videos_left_out(seed: int) -> None:
+    names = [f"person {number}" for number in range(12)]
+    reals = [_video(f"real {name} {i}", "real", identity=name) for name in names for i in range(3)]
+    swaps = [_video(f"{a} as {b}", "fake", identity=f"{a};{b}") for a in names for b in names if a != b]
+    split = split_videos([*reals, *swaps], val_fraction=0.2, seed=seed)
+    sides = [_seen(split.train), _seen(split.val)]
+    assert sides[0].isdisjoint(sides[1]) and sides[0] | sides[1] == set(names)
+    assert {video.label for side in (split.train, split.val) for video in side} == {"real", "fake"}
+    assert {video.label for video in split.unused} == {"fake"}
+    assert all({*video.identities} & sides[0] and {*video.identities} & sides[1] for video in split.unused)
+
+
 @pytest.mark.parametrize(
     ("videos", "message"),
     [
-        (_people([8]), "all 4 real videos belong to one group, joined by originals, people, `group` or copies"),
-        (_families(1, fakes=5) + [_video(f"r{i}", "real") for i in range(5)], "all 5 fake videos belong to one group"),
         (
-            _people([6] * 4) + [_video(f"swap{n}", "fake", identity=f"person {n};person {n + 1}") for n in range(3)],
-            "all 12 real videos belong to one group, .* give some the split val in the labels",
+            _people([8]),
+            "all 4 real videos belong to one group, joined by originals, people, `group` or copies, "
+            ".* give some the split val in the labels",
         ),
+        (_families(1, fakes=5) + [_video(f"r{i}", "real") for i in range(5)], "all 5 fake videos belong to one group"),
     ],
 )
 def test_videos_that_all_belong_together_are_refused_with_the_way_out(videos: list[VideoRow], message: str) -> None:
