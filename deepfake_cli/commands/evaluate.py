@@ -28,7 +28,7 @@ class Perturbed(enum.StrEnum):
 def evaluate(
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="SOURCE...", help="Scores, a --details folder, a workspace, or a Parquet of crops."),
+        typer.Argument(metavar="SOURCE", help="Scores, a --details folder, a workspace, or a Parquet of crops."),
     ],
     checkpoint: Annotated[
         str, typer.Option(help="Registry name or file, for what is not scored yet.")

@@ -1,10 +1,11 @@
-"""The faces of a `detect-faces` manifest as training images: reading, a memory cache, balanced drawing, loading ahead."""
+"""The faces of a `detect-faces` manifest as training images: reading, a memory cache, self-blends, loading ahead."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,8 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.errors import ConfigError, DatasetError
-from pipelines.image_files import read_image
+from pipelines.data.face_hull import face_frame
+from pipelines.data.self_blending import ROOM_PX, blend_with_itself, draw_source_and_target
+from pipelines.errors import ConfigError
+from pipelines.faces.align import Points, template_points
+from pipelines.image_files import join_images, read_image
 from pipelines.preprocessing import Preprocessing, cut_input, resize_square
 
 Image = npt.NDArray[np.uint8]
@@ -34,6 +38,8 @@ class Face:
     label: int
     """0 real, 1 fake."""
     video_id: str
+    landmarks: npt.NDArray[np.float32] | None = field(default=None, compare=False)
+    """(5, 2) in pixels of the crop; NaN or None where they are not known."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Batch:
     images: list[Image]
     """N of (S, S, 3) uint8."""
     labels: Integers
-    """(N,), 0 real, 1 fake."""
+    """(N,), 0 real, 1 fake. A real face that was blended with itself is fake."""
     indices: Integers
     """(N,), which faces they are."""
     positions: Integers
@@ -67,6 +73,8 @@ class FaceImages:
     crop_jitter: float = 0.04
     """Random crops reach this share of the crop box beyond it, where the aligned frame has room. 0: the crop box itself."""
     cache_bytes: int = field(default_factory=default_cache_bytes)
+    self_blends: bool = False
+    """Whether real faces are asked for as self-blends, too: more of them is then kept in memory."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.crop_jitter < 0.5:
@@ -84,29 +92,86 @@ class FaceImages:
         """(S, S, 3) uint8: shifted and scaled by a few percent, then augmented. Not to be written to."""
         from pipelines.data.image_augmentation import augment_image
 
-        image = self._random_crop(index, rng) if self._reach_px else self.evaluation_image(index)
+        as_it_is = not self._reach_px and not self._is_blended(index)  # else one cached image must do for both uses
+        image = self.evaluation_image(index) if as_it_is else self._random_crop(self._region(index), rng)
         return augment_image(image, self.augment, rng)
+
+    def self_blended_image(self, index: int, rng: np.random.Generator, *, as_fake: bool) -> Image:
+        """(S, S, 3) uint8: a real face blended with itself, or the target of that blend, which is learned as real.
+
+        From equal generators the two are cropped and augmented alike, so that only the blend tells them apart.
+        """
+        from pipelines.data.image_augmentation import augment_image
+
+        assert self._is_blended(index), "only real faces are blended, where `self_blends` is set"
+        rng_of_blend, rng_of_view = rng.spawn(2)
+        room_px = self._room_px
+        wide = self._region(index, room_px)
+        if as_fake:
+            image = blend_with_itself(wide, self._landmarks_in_region(index, room_px), rng_of_blend).image
+        else:
+            image = draw_source_and_target(wide, rng_of_blend)[1]
+        rows, columns = self._slices(0, start=self._start(room_px))
+        return augment_image(self._random_crop(image[rows, columns], rng_of_view), self.augment, rng_of_view)
 
     @property
     def _reach_px(self) -> int:
         x0, _, x1, _ = self.contract.crop_box
         return int(self.crop_jitter * (x1 - x0))
 
-    def _random_crop(self, index: int, rng: np.random.Generator) -> Image:
-        region = self._region(index)
+    @property
+    def _room_px(self) -> int:
+        return math.ceil(ROOM_PX / self.contract.margin)
+
+    def _is_blended(self, index: int) -> bool:
+        return self.self_blends and self.faces[index].label == 0
+
+    def _random_crop(self, region: Image, rng: np.random.Generator) -> Image:
         size, reach = self.contract.crop_box[2] - self.contract.crop_box[0], self._reach_px
         side_px = int(rng.integers(max(8, size - 2 * reach), min(size + 2 * reach, *region.shape[:2]) + 1))
         y0 = int(rng.integers(0, region.shape[0] - side_px + 1))
         x0 = int(rng.integers(0, region.shape[1] - side_px + 1))
         return resize_square(region[y0 : y0 + side_px, x0 : x0 + side_px], self.contract.input_size)
 
-    def _region(self, index: int) -> Image:
-        """The crop box with the room that random crops need, clipped to the aligned frame."""
-        x0, y0, x1, y1 = self.contract.crop_box
-        reach = self._reach_px
-        rows = slice(max(0, y0 - reach), y1 + reach)
-        columns = slice(max(0, x0 - reach), x1 + reach)
-        return self._cache.get(("region", index), lambda: read_image(self.faces[index].path)[rows, columns].copy())
+    def _region(self, index: int, room_px: int = 0) -> Image:
+        """The crop box with the room that random crops need, and `room_px` more, clipped to the aligned frame."""
+        kept_px = self._room_px if self._is_blended(index) else 0
+        kept_slices, slices = self._slices(kept_px), self._slices(room_px, start=self._start(kept_px))
+        return self._cache.get(("region", index), lambda: read_image(self.faces[index].path)[kept_slices].copy())[
+            slices
+        ]
+
+    def _start(self, room_px: int) -> tuple[int, int]:
+        """x and y in the aligned frame where a region with so much room begins."""
+        x0, y0, _, _ = self.contract.crop_box
+        return max(0, x0 - self._reach_px - room_px), max(0, y0 - self._reach_px - room_px)
+
+    def _slices(self, room_px: int, start: tuple[int, int] = (0, 0)) -> tuple[slice, slice]:
+        """Rows and columns of a region in the aligned frame, or in a larger region that begins at `start`."""
+        _, _, x1, y1 = self.contract.crop_box
+        (x, y), reach = self._start(room_px), self._reach_px + room_px
+        return slice(y - start[1], y1 + reach - start[1]), slice(x - start[0], x1 + reach - start[0])
+
+    def _landmarks_in_region(self, index: int, room_px: int) -> Points:
+        known = self.faces[index].landmarks
+        landmarks = template_points(self.contract.margin, self.contract.aligned_size)
+        if known is not None and face_frame(known.astype(np.float64)) is not None:
+            landmarks = known.astype(np.float64)
+        return landmarks - self._start(room_px)
+
+
+def preview_self_blends(images: FaceImages, *, seed: int, columns: int) -> list[Image]:
+    """Rows to look at, uint8 RGB, two for each real face: its self-blends' targets, and the self-blends below them.
+
+    Each begins with the untouched face; crops and augmentation are those of training.
+    """
+    rows = []
+    for index in (index for index, face in enumerate(images.faces) if face.label == 0):
+        for as_fake in (False, True):
+            streams = [np.random.default_rng((seed, index, column)) for column in range(1, columns)]
+            cells = [images.self_blended_image(index, rng, as_fake=as_fake) for rng in streams]
+            rows.append(join_images([images.evaluation_image(index), *cells], axis=1))
+    return rows
 
 
 class _ImageCache:
@@ -145,27 +210,6 @@ def _free_memory_bytes() -> int | None:
         return None
 
 
-def draw_balanced(faces: Sequence[Face], count: int, rng: np.random.Generator) -> list[int]:
-    """Indices of `count` faces, real and fake in turn; every video of a class once before any comes again.
-
-    A video's face is drawn anew each time, so videos with many faces do not outweigh the others.
-    """
-    by_class: list[dict[str, list[int]]] = [{}, {}]
-    for index, face in enumerate(faces):
-        by_class[face.label].setdefault(face.video_id, []).append(index)
-    if not all(by_class):
-        raise DatasetError("one class has no faces to train on; add videos of it")
-    streams = [_endless_faces(list(videos.values()), rng) for videos in by_class]
-    return [next(streams[position % 2]) for position in range(count)]
-
-
-def _endless_faces(videos: list[list[int]], rng: np.random.Generator) -> Iterator[int]:
-    while True:
-        for video in rng.permutation(len(videos)):
-            faces = videos[video]
-            yield faces[int(rng.integers(len(faces)))]
-
-
 def load_batches(
     images: FaceImages,
     order: Sequence[int],
@@ -176,12 +220,14 @@ def load_batches(
     first_step: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    blended: Container[int] = frozenset(),
 ) -> Generator[Batch, None, None]:
     """The augmented images of an epoch's whole batches from `first_step` on, read ahead by threads.
 
     Batch k of all processes is `order[k * batch_size : (k + 1) * batch_size]`; process `rank` of `world_size` gets the
     rank-th of equal slices of it. Each image has its own random stream of (seed, position in the order): neither the
-    threads, nor the processes, nor where an epoch is resumed change a pixel.
+    threads, nor the processes, nor where an epoch is resumed change a pixel. The faces at the positions `blended` are
+    blended with themselves; what stands before each is the target of that blend, made from the same stream.
 
     Raises:
         ConfigError: the batch can not be divided equally among the processes.
@@ -192,13 +238,23 @@ def load_batches(
         raise ConfigError(f"a batch of {batch_size} can not be divided equally among {world_size} processes")
     starts = range(first_step * batch_size, len(order) - batch_size + 1, batch_size)
     steps = [np.arange(start + rank * share, start + (rank + 1) * share, dtype=np.int64) for start in starts]
-    return _load_ahead(images, order, steps, seed=seed, workers=workers)
+    return _load_ahead(images, order, steps, seed=seed, workers=workers, blended=blended)
 
 
 def _load_ahead(
-    images: FaceImages, order: Sequence[int], steps: Sequence[Integers], *, seed: tuple[int, ...], workers: int
+    images: FaceImages,
+    order: Sequence[int],
+    steps: Sequence[Integers],
+    *,
+    seed: tuple[int, ...],
+    workers: int,
+    blended: Container[int],
 ) -> Generator[Batch, None, None]:
     def load(position: int) -> Image:
+        for place in (position, position + 1):
+            if place in blended:
+                rng = np.random.default_rng((*seed, place))
+                return images.self_blended_image(order[place], rng, as_fake=position == place)
         return images.training_image(order[position], np.random.default_rng((*seed, position)))
 
     # torch's threads are left alone here: one core for each of these makes libgomp spin longer in the training step
@@ -210,7 +266,7 @@ def _load_ahead(
             queued.extend(islice(upcoming, 1))
             positions, futures = queued.popleft()
             indices = np.array([order[p] for p in positions], dtype=np.int64)
-            labels = np.array([images.faces[index].label for index in indices], dtype=np.int64)
+            labels = np.array([int(p in blended) or images.faces[order[p]].label for p in positions], dtype=np.int64)
             yield Batch([future.result() for future in futures], labels, indices, positions)
     finally:  # also where the consumer stops early: what has not begun is dropped
         pool.shutdown(cancel_futures=True)

@@ -28,7 +28,7 @@ class Split:
     """Without a label or a face, without a split while something of theirs is held out, or of people on both sides."""
 
 
-def split_videos(videos: Iterable[VideoRow], *, val_fraction: float, seed: int) -> Split:
+def split_videos(videos: Iterable[VideoRow], *, val_fraction: float, seed: int, trains_on_fakes: bool = True) -> Split:
     """Videos for training, validation and test; what is dealt here never separates what belongs together.
 
     What belongs together: copies of one content, a fake and its original, all fakes of one original, all videos of one
@@ -39,7 +39,7 @@ def split_videos(videos: Iterable[VideoRow], *, val_fraction: float, seed: int) 
     video that is added later hardly moves the others. `val_fraction` is a share of the groups; where identities or
     a `group` are known, and groups therefore may differ much in size, it is a share of the videos, met as nearly as the
     groups allow. Where everything hangs together, as everybody was swapped with everybody, people are dealt instead, and a
-    video that shows people of both sides is left out.
+    video that shows people of both sides is left out. Without `trains_on_fakes` the training side may have no fake.
 
     Raises:
         DatasetError: no labels, one class only, or a side that would be empty.
@@ -65,7 +65,7 @@ def split_videos(videos: Iterable[VideoRow], *, val_fraction: float, seed: int) 
     test = [video for video in held_out if video.split == "test"]
     if not val:
         train, val = _deal(train, groups, ties, val_fraction, seed)
-    _refuse_missing_class(train, val)
+    _refuse_missing_class(train, val, trains_on_fakes)
     used = {*train, *val, *test}
     return Split(train, val, test, [video for video in rows if video not in used])
 
@@ -98,10 +98,11 @@ def _deal(
     return train, [video for video in videos if group_of[video] in chosen]
 
 
-def _refuse_missing_class(train: Sequence[VideoRow], val: Sequence[VideoRow]) -> None:
+def _refuse_missing_class(train: Sequence[VideoRow], val: Sequence[VideoRow], trains_on_fakes: bool) -> None:
     for name, side in (("training", train), ("validation", val)):
         for label in LABELS:
-            if not any(video.label == label for video in side):
+            is_needed = label == "real" or side is val or trains_on_fakes
+            if is_needed and not any(video.label == label for video in side):
                 raise DatasetError(
                     f"no {label} video for {name} ({len(train)} training, {len(val)} validation videos); "
                     "add videos, raise --val-fraction, change --seed, or give splits in the labels"

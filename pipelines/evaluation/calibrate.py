@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +41,8 @@ class CalibrateSummary:
     path: Path
     calibration: Calibration
     ece_held_out: float
-    """Expected calibration error of videos that were left out of the fit: of five folds of groups each in turn."""
+    """Expected calibration error of videos that were left out of the fit: of five folds of groups each in turn. NaN where the
+    groups are too few."""
     shares: dict[str, dict[str, float]]
     """By label, then by verdict: the share of the videos of the fit."""
 
@@ -50,13 +52,17 @@ class CalibrateSummary:
         kind = f"temperature {fit.temperature:.3f}" if fit.temperature else f"isotonic, {len(fit.knots_x)} knots"
         lines = [
             f"{self.path}: {kind}, fitted to {fit.videos_real} real and {fit.videos_fake} fake videos of {fit.source}",
-            f"expected calibration error: {fit.ece_before:.3f} before, {fit.ece_after:.3f} after; "
-            f"{self.ece_held_out:.3f} on videos that were left out of the fit",
+            f"expected calibration error: {fit.ece_before:.3f} before, {fit.ece_after:.3f} after; {self._held_out()}",
             f"real below {fit.real_below:.4f}, fake from {fit.fake_from:.4f}",
         ]
         for label, shares in self.shares.items():
             lines.append(f"{label} videos: " + ", ".join(f"{share:.1%} {verdict}" for verdict, share in shares.items()))
         return lines
+
+    def _held_out(self) -> str:
+        if math.isnan(self.ece_held_out):
+            return "too few groups to leave some out of the fit"
+        return f"{self.ece_held_out:.3f} on videos that were left out of the fit"
 
 
 def calibrate(
@@ -117,9 +123,12 @@ def _refuse_scores_of_others(source: Source, checkpoint: WeightsFile, predict: P
     if source.workspace is not None:
         return
     if raw.model_sha256 != checkpoint.sha256:
+        named = (
+            f"the weights {raw.model_sha256[:12]}, not {checkpoint.sha256[:12]}" if raw.model_sha256 else "no weights"
+        )
         raise CheckpointError(
-            f"{raw.name} was not made by {checkpoint.name}: it names the weights {str(raw.model_sha256)[:12]}, not "
-            f"{checkpoint.sha256[:12]}; name the checkpoint that made it, or pass a workspace"
+            f"{raw.name} was not made by {checkpoint.name}: it names {named}; name the checkpoint that made it, "
+            "or pass a workspace"
         )
     if raw.faces is None and raw.settings_sha256 != resolve_settings(predict).sha256:
         log.warning(

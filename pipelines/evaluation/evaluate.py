@@ -28,10 +28,11 @@ from pipelines.evaluation.protocols import (
 )
 from pipelines.evaluation.report import Report, RobustnessRow, check_report_path, write_report
 from pipelines.evaluation.scored import Scored
-from pipelines.evaluation.sources import RawScores, kind_of
+from pipelines.evaluation.sources import RawScores, SourceKind, kind_of
 from pipelines.progress import ProgressCallback, ignore_progress
 
 DEFAULT_AGGREGATE: Aggregate = "max-track"
+SCORED_HERE: tuple[SourceKind, ...] = ("workspace", "crops")
 
 
 def evaluate(
@@ -109,12 +110,12 @@ def refuse_what_has_no_effect(paths: Sequence[Path], config: EvaluateConfig) -> 
                     f"--{name} needs the faces of every frame, and {path} holds scores of videos only; "
                     "pass a workspace, or the folder of: deepfake predict --details"
                 )
-        if config.perturb and kind not in ("workspace", "crops"):
+        if config.perturb and kind not in SCORED_HERE:
             raise ConfigError(
                 f"--perturb scores again, which {path} does not allow; pass a workspace or a Parquet of crops"
             )
-        if config.checkpoint != EvaluateConfig.checkpoint and kind not in ("workspace", "crops"):
-            raise ConfigError(f"--checkpoint has no effect on {path}: it is scored already")
+    if config.checkpoint != EvaluateConfig.checkpoint and not set(SCORED_HERE) & set(kinds.values()):
+        raise ConfigError(f"--checkpoint has no effect on {paths[0]}: it is scored already")
 
 
 @dataclass(frozen=True)

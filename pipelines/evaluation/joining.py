@@ -35,7 +35,7 @@ def join(scores: RawScores, labelled: Sequence[LabelledVideo], split: str = "all
     Raises:
         DatasetError: a name that fits several videos, two scores of one video, or nothing that fits.
     """
-    row_of = _match(scores, labelled)
+    scores, row_of = _with_copies(scores, labelled, _match(scores, labelled))
     wanted = [row.about.label is not None and split in ("all", row.about.split) for row in labelled]
     rows = [row for row, is_wanted in zip(labelled, wanted, strict=True) if is_wanted]
     position = np.cumsum(wanted) - 1
@@ -111,6 +111,27 @@ def _match(scores: RawScores, labelled: Sequence[LabelledVideo]) -> list[int]:
             found[index] = -1 if taken.issuperset(matches) else _single(scores, labelled, index, matches)
     _refuse_two_scores(scores, labelled, found)
     return found
+
+
+def _with_copies(
+    scores: RawScores, labelled: Sequence[LabelledVideo], row_of: Sequence[int]
+) -> tuple[RawScores, list[int]]:
+    """With the labelled copies of a scored content that the scores do not name: details keep one file for all of them."""
+    scored = {digest: index for index, digest in enumerate(scores.digests) if digest}
+    known = set(row_of)
+    added = [row for row, video in enumerate(labelled) if row not in known and video.sha256 in scored]
+    of_added = [scored[labelled[row].sha256] for row in added]
+    extended = replace(
+        scores,
+        videos=[*scores.videos, *(labelled[row].name for row in added)],
+        keys=[*scores.keys, *(labelled[row].key for row in added)],
+        digests=[*scores.digests, *(labelled[row].sha256 for row in added)],
+        statuses=[*scores.statuses, *(scores.statuses[index] for index in of_added)],
+        probabilities=np.append(scores.probabilities, scores.probabilities[of_added])
+        if added
+        else scores.probabilities,
+    )
+    return extended, [*row_of, *added]
 
 
 def _single(scores: RawScores, labelled: Sequence[LabelledVideo], index: int, matches: Sequence[int]) -> int:
@@ -192,14 +213,21 @@ def _make_faces(scores: RawScores, video_of: Integers) -> ScoredFaces | None:
     if scores.faces is None:
         return None
     faces = scores.faces
-    videos = video_of[faces.sources]
-    kept = videos >= 0
+    rows, videos = [np.arange(len(faces.sources))], [video_of[faces.sources]]
+    with_faces = dict.fromkeys(faces.sources.tolist())
+    source_of = {scores.digests[index]: index for index in with_faces if scores.digests[index]}
+    for index, digest in enumerate(scores.digests):
+        if digest in source_of and index not in with_faces:  # a copy: its faces are read, or were scored, but once
+            rows.append(np.flatnonzero(faces.sources == source_of[digest]))
+            videos.append(np.full(len(rows[-1]), video_of[index]))
+    row, video = np.concatenate(rows), np.concatenate(videos)
+    chosen = row[video >= 0]
     return ScoredFaces(
-        videos=videos[kept],
-        frames=faces.frames[kept],
-        tracks=faces.tracks[kept],
-        areas=faces.areas[kept],
-        probabilities=faces.probabilities[kept],
+        videos=video[video >= 0],
+        frames=faces.frames[chosen],
+        tracks=faces.tracks[chosen],
+        areas=faces.areas[chosen],
+        probabilities=faces.probabilities[chosen],
     )
 
 
@@ -207,7 +235,7 @@ def _cluster_shifts(parts: Sequence[Scored]) -> list[int]:
     """What is added to the clusters of each part: nothing where all have the same labels, and so the same clusters."""
     if all(np.array_equal(part.videos.keys, parts[0].videos.keys) for part in parts):
         return [0] * len(parts)
-    return np.cumsum([0, *(part.videos.clusters.max() + 1 for part in parts[:-1])]).tolist()
+    return [int(shift) for shift in np.cumsum([0, *(part.videos.clusters.max() + 1 for part in parts[:-1])])]
 
 
 def _drop_scored_elsewhere(parts: Sequence[Scored]) -> list[Scored]:

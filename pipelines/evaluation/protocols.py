@@ -87,7 +87,7 @@ def aggregate_videos(scored: Scored, method: Aggregate) -> Scored:
     order = np.argsort(faces.videos, kind="stable")
     present, starts = np.unique(faces.videos[order], return_index=True)
     probabilities = np.full(len(scored.videos), np.nan)
-    for video, members in zip(present, np.split(order, starts[1:]), strict=True):
+    for video, members in zip(present, np.split(order, starts)[1:], strict=True):
         probabilities[video] = aggregate_video(faces.probabilities[members], faces.tracks[members], method)
     return replace(scored, videos=replace(scored.videos, probabilities=probabilities))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,8 @@ from pipelines.manifest import replace_atomically
 
 REPORT_SUFFIXES = (".json", ".md")
 COLUMN_TITLES = {"video": "video", "video_all": "video, 0.5 for those without a score", "frame": "frame"}
-PART_METRICS = ("auc", "eer", "balanced_accuracy")
+_MARKED = re.compile(r"[\\|]")
+"""Ends a cell of a Markdown table, or keeps another from ending it."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Table:
     rows: Sequence[Sequence[str]]
 
     def to_markdown(self) -> str:
-        rows = [[_one_line(cell).replace("|", "\\|") for cell in cells] for cells in (self.header, *self.rows)]
+        rows = [[_MARKED.sub(r"\\\g<0>", _one_line(cell)) for cell in cells] for cells in (self.header, *self.rows)]
         lines = [rows[0], ["---"] * len(self.header), *rows[1:]]
         return "\n".join([f"## {self.title}", "", *(f"| {' | '.join(cells)} |" for cells in lines)])
 
@@ -163,7 +165,7 @@ class Report:
             levels.remove("video_all")
         rows = [
             [title, *(show(whole.levels[level][name]) for level in levels)]
-            for name, title in _metric_titles(self.threshold).items()
+            for name, title in metric_titles(self.threshold).items()
             if not (name.endswith("_at_threshold") and self.threshold in (None, 0.5))
         ]
         return Table("All videos", ["metric", *(COLUMN_TITLES[level] for level in levels)], rows)
@@ -225,7 +227,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _metric_titles(threshold: float | None) -> dict[str, str]:
+def metric_titles(threshold: float | None) -> dict[str, str]:
     stored = "the stored threshold" if threshold is None else f"the stored threshold {threshold:.3g}"
     return {
         "auc": "AUC",

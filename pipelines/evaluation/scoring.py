@@ -56,7 +56,7 @@ def score_workspace(
 
 
 def join_rows(name: str, rows: Sequence[ScoreRow], details: RawScores) -> RawScores:
-    """Rows of videos with the faces that their scores rest on. Faces of a content with copies count once."""
+    """Rows of videos with the faces that their scores rest on. Faces of a content with copies are listed once."""
     position: dict[str, int] = {}
     for index, row in enumerate(rows):
         position.setdefault(row.sha256, index)

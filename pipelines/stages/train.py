@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.data.faces import Face, FaceImages
+from pipelines.data.faces import Face, FaceImages, preview_self_blends
 from pipelines.data.leaks import refuse_leaks
 from pipelines.data.splits import Split, is_usable, split_videos
 from pipelines.errors import ConfigError, DatasetError, SettingsChangedError
-from pipelines.image_files import encode_image
+from pipelines.image_files import encode_image, join_images
 from pipelines.manifest import (
     Provenance,
     digest_json,
@@ -27,7 +27,7 @@ from pipelines.manifest import (
 )
 from pipelines.preprocessing import Preprocessing
 from pipelines.progress import Progress, ProgressCallback, ignore_progress
-from pipelines.records import LABELS, EpochRow, FaceRow, VideoRow, rows_to_table
+from pipelines.records import LABELS, LANDMARK_NAMES, EpochRow, FaceRow, VideoRow, rows_to_table
 from pipelines.stage_loop import StageFolder, open_upstream
 from pipelines.training.config import TrainConfig, TrainOptions
 from pipelines.training.settings import list_settings
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 STAGE = "train"
 ROW_FORMAT = 2
+ADDED_SETTINGS: Mapping[str, Any] = {"self_blend": 0.0}
+"""Settings that older runs of this row format do not name, with what they did: such a run can go on."""
 VALIDATION_FACES_PER_VIDEO = 8
 PREVIEW_FACES = 6
 PREVIEW_COLUMNS = 8
@@ -123,6 +125,8 @@ def train(
 def preview_augmentations(workspace: Path | str, output: Path | str, config: TrainConfig | None = None) -> Path:
     """Write a picture of training faces: each as it is, then under the image augmentation of the config.
 
+    With `self_blend`, two more rows for each real face: what is learned as real beside a self-blend of it, and the blend.
+
     Raises:
         ManifestError: no finished `detect-faces` stage.
         DatasetError: no labelled face.
@@ -141,13 +145,23 @@ def preview_augmentations(workspace: Path | str, output: Path | str, config: Tra
     shown = [side[i] for side in by_label for i in sorted(rng.permutation(len(side))[: PREVIEW_FACES // 2])]
     if not shown:
         raise DatasetError("no labelled face to show; give labels with --labels, or folders named real and fake")
-    images = FaceImages(shown, make_contract(config, provenance))
+    images = FaceImages(
+        shown,
+        make_contract(config, provenance),
+        augment=config.augment,
+        crop_jitter=config.crop_jitter,
+        self_blends=config.self_blend > 0,
+    )
     picture = draw(
         [images.evaluation_image(i) for i in range(len(shown))],
         config.augment,
         seed=config.seed,
         columns=PREVIEW_COLUMNS,
     )
+    if config.self_blend:
+        picture = join_images(
+            [picture, *preview_self_blends(images, seed=config.seed, columns=PREVIEW_COLUMNS)], axis=0
+        )
     with replace_atomically(output) as beside:
         beside.write_bytes(encode_image(picture, output.suffix))
     return output
@@ -208,7 +222,12 @@ class _Faces:
 def _read_faces(workspace: Path, config: TrainConfig) -> _Faces:
     """The faces of the upstream stage, divided; nothing that leaks gets further than here."""
     upstream, provenance = open_upstream(workspace, "detect-faces")
-    split = split_videos(upstream.read_videos(), val_fraction=config.val_fraction, seed=config.seed)
+    split = split_videos(
+        upstream.read_videos(),
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+        trains_on_fakes=config.self_blend < 1,
+    )
     refuse_leaks({"train": split.train, "val": split.val, "test": split.test}, others=split.unused)
     if split.test:
         log.info("%d videos of the split test are not used", len(split.test))
@@ -224,15 +243,19 @@ def _faces_of(
         records = by_video.get(video.video_id, [])
         step = max(1, -(-len(records) // limit)) if limit else 1
         label = LABELS.index(video.label)
-        chosen += [Face(root / record["crop_path"], label, video.video_id) for record in records[::step]]
+        chosen += [
+            Face(root / record["crop_path"], label, video.video_id, record["landmarks"]) for record in records[::step]
+        ]
     return chosen
 
 
 def _group_by_video(folder: StageFolder) -> dict[str, list[Any]]:
     faces: dict[str, list[Any]] = {}
     table = read_table(folder.manifest_path, FaceRow)
-    for record in table.select(["video_id", "crop_path"]).to_pylist():
-        faces.setdefault(record["video_id"], []).append(record)
+    coordinates = [table[f"{name}_{axis}_crop_px"].to_numpy() for name in LANDMARK_NAMES for axis in "xy"]
+    landmarks = np.stack(coordinates, axis=1).astype(np.float32).reshape(-1, len(LANDMARK_NAMES), 2)
+    for record, points in zip(table.select(["video_id", "crop_path"]).to_pylist(), landmarks, strict=True):
+        faces.setdefault(record["video_id"], []).append(record | {"landmarks": points})
     return faces
 
 
@@ -255,7 +278,8 @@ def _open_run(workspace: Path, run: str, provenance: Provenance, *, overwrite: b
         except OSError as error:
             raise storage_error(error, folder) from error
     if (folder / "videos.parquet").is_file():
-        changes = provenance.changes_from(read_provenance(folder / "videos.parquet"))
+        older = read_provenance(folder / "videos.parquet")
+        changes = provenance.changes_from(replace(older, settings={**ADDED_SETTINGS, **older.settings}))
         if changes:
             raise SettingsChangedError(
                 f"{folder} was started with other settings: {'; '.join(changes)}; pass --overwrite or another --run name"

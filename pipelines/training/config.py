@@ -191,6 +191,9 @@ class TrainConfig:
     augment: ImageAugment = "flip"
     crop_jitter: float = 0.04
     """Random crops reach this share of the crop box beyond it, where the aligned frame has room."""
+    self_blend: float = 0.0
+    """Share of the fakes that are real training faces blended with themselves (`self_blending`), 0..1. The real face beside
+    each is the target of that blend."""
     epochs: int = 20
     backbone_epochs: int = 0
     """First epochs that train the backbone alone, on plain cross-entropy."""
@@ -225,6 +228,7 @@ class TrainConfig:
         )
         check(self.seed < 2**32, "seed", "must be < 2**32", self.seed)
         check(0 <= self.crop_jitter < 0.5, "crop_jitter", "must be in [0, 0.5)", self.crop_jitter)
+        check(0 <= self.self_blend <= 1, "self_blend", "must be in [0, 1]", self.self_blend)
         for name, value in list_settings(self).items():
             numbers = value if isinstance(value, tuple) else (value,)
             check(

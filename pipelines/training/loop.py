@@ -18,7 +18,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from pipelines.data.faces import Batch, FaceImages, draw_balanced, load_batches
+from pipelines.data.drawing import draw_balanced, draw_blended
+from pipelines.data.faces import Batch, FaceImages, load_batches
 from pipelines.errors import DeepfakeError
 from pipelines.models.backbone import BackboneClassifier, synchronize_batch_norm
 from pipelines.preprocessing import to_network_input
@@ -163,18 +164,20 @@ class Trainer:
         return bool(self.fabric.all_reduce(torch.tensor(float(answer), device=self.fabric.device), reduce_op="sum"))
 
     def _batches(self, images: FaceImages, epoch: int, workers: int) -> Generator[Batch, None, None]:
-        optimization = self.config.optimization
+        optimization, seed = self.config.optimization, self.config.seed
         count = self.steps_per_epoch(images) * optimization.batch_size
-        order = draw_balanced(images.faces, count, np.random.default_rng((self.config.seed, epoch)))
+        blended = draw_blended(count, self.config.self_blend, np.random.default_rng((seed, epoch, 2)))
+        order = draw_balanced(images.faces, count, np.random.default_rng((seed, epoch)), blended)
         return load_batches(
             images,
             order,
             optimization.batch_size,
-            seed=(self.config.seed, epoch, 1),
+            seed=(seed, epoch, 1),
             workers=workers,
             first_step=self.step,
             rank=self.fabric.global_rank,
             world_size=self.fabric.world_size,
+            blended=blended,
         )
 
     def _run_step(self, batch: Batch, images: FaceImages, epoch: int) -> StepReport:

@@ -152,7 +152,12 @@ def _open_images(run: Run, processes: int) -> tuple[FaceImages, FaceImages]:
     config, cache_gb = run.config, run.options.cache_gb
     cache_bytes = default_cache_bytes() // processes if cache_gb is None else int(cache_gb * 1e9)
     images = FaceImages(
-        run.train_faces, run.contract, augment=config.augment, crop_jitter=config.crop_jitter, cache_bytes=cache_bytes
+        run.train_faces,
+        run.contract,
+        augment=config.augment,
+        crop_jitter=config.crop_jitter,
+        cache_bytes=cache_bytes,
+        self_blends=config.self_blend > 0,
     )
     return images, FaceImages(run.val_faces, run.contract, cache_bytes=cache_bytes // 4)
 

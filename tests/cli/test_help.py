@@ -16,8 +16,17 @@ from typing import Any
 import pytest
 
 import deepfake_cli
-from deepfake_cli.commands import detect_faces, extract_frames, import_faces, index, predict, train
-from pipelines.config import DetectConfig, ExtractConfig, ImportConfig, IndexConfig, PredictConfig, RunOptions
+from deepfake_cli.commands import calibrate, detect_faces, evaluate, extract_frames, import_faces, index, predict, train
+from pipelines.config import (
+    CalibrateConfig,
+    DetectConfig,
+    EvaluateConfig,
+    ExtractConfig,
+    ImportConfig,
+    IndexConfig,
+    PredictConfig,
+    RunOptions,
+)
 from pipelines.training.config import PRESETS, TrainConfig, TrainOptions, make_train_config
 from pipelines.training.settings import list_settings
 from tests.conftest import Deepfake
@@ -32,6 +41,8 @@ COMMANDS: dict[str, tuple[Callable[..., None], type]] = {
     "import-faces": (import_faces.import_faces, ImportConfig),
     "train": (train.train, TrainOptions),
     "predict": (predict.predict, PredictConfig),
+    "evaluate": (evaluate.evaluate, EvaluateConfig),
+    "calibrate": (calibrate.calibrate, CalibrateConfig),
 }
 SETTING_OF = {
     "start": "start_seconds",
@@ -48,7 +59,7 @@ TRAIN_SETTING_OF = {
 NO_SETTINGS = {
     "inputs", "workspace", "labels", "source", "faces", "run", "output", "json_lines", "details", "quiet", "verbose",
     "log_file", "assignments", "show_settings", "preview_augmentations", "preset", "split",
-    "dataset", "root", "check", "download_help",
+    "dataset", "root", "check", "download_help", "sources", "pictures",
 }  # fmt: skip
 """Options that say where to read and write, and how much to say."""
 
@@ -69,7 +80,15 @@ def test_help_is_there_at_once() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["predict", "--help"], ["train", "--help"], ["index", "--help"], ["weights", "list"]],
+    [
+        ["--help"],
+        ["predict", "--help"],
+        ["train", "--help"],
+        ["index", "--help"],
+        ["evaluate", "--help"],
+        ["calibrate", "--help"],
+        ["weights", "list"],
+    ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
@@ -221,11 +240,11 @@ def test_help_shows_every_option_with_its_default(
     monkeypatch.setenv("COLUMNS", "200")
     text = re.sub(r"[\s│╭╮╰╯─]+", " ", deepfake(command, "--help").stdout)
     for option, parameter in inspect.signature(COMMANDS[command][0]).parameters.items():
-        if option in ("inputs", "source", "dataset", "root"):
+        if option in ("inputs", "source", "sources", "dataset", "root"):
             continue
         flag = {"json_lines": "--json", "assignments": "--set"}.get(option, f"--{option.replace('_', '-')}")
         assert f" {flag} " in text, flag
         default = _plain(parameter.default)
-        if default is not inspect.Parameter.empty and default is not None and default is not False:
+        if default is not inspect.Parameter.empty and default is not None and default is not False and default != "":
             described = text.split(f" {flag} ", 1)[1].split(" --", 1)[0]
             assert f"default: {default}" in described, flag

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from pipelines.data import faces as faces_module
+from pipelines.data.drawing import draw_balanced, draw_blended
 from pipelines.data.faces import (
     BATCHES_AHEAD,
     CACHE_BYTES_MAX,
@@ -21,7 +22,6 @@ from pipelines.data.faces import (
     Face,
     FaceImages,
     default_cache_bytes,
-    draw_balanced,
     load_batches,
 )
 from pipelines.errors import ConfigError, InputError

@@ -123,7 +123,9 @@ def write_planted(folder: Path, planted: Planted, **changes: Any) -> tuple[Path,
     return scores, write_labels(folder / "labels.csv", [(video, label) for video, label, _ in planted])
 
 
-def figures(source: Path | Sequence[Path], labels: Path | None = None, config: EvaluateConfig = QUICK) -> dict[str, Any]:
+def figures(
+    source: Path | Sequence[Path], labels: Path | None = None, config: EvaluateConfig = QUICK
+) -> dict[str, Any]:
     """What the report says, as JSON."""
     return report_of(source, labels, config).to_json()
 

@@ -21,6 +21,7 @@ from tests.evaluation.tables import (
     score_row,
     write_details_folder,
     write_labels,
+    write_plain_details,
     write_planted,
     write_score_file,
 )
@@ -189,7 +190,10 @@ def test_without_a_test_split_everything_is_measured(tmp_path: Path) -> None:
 )
 def test_what_belongs_together_is_one_group(tmp_path: Path, said: list[dict[str, str]], groups: int) -> None:
     names = [f"v{n}.mp4" for n in range(4)]
-    records = [{"video": v, "label": "real" if n % 2 else "fake"} | more for n, (v, more) in enumerate(zip(names, said, strict=True))]
+    records = [
+        {"video": v, "label": "real" if n % 2 else "fake"} | more
+        for n, (v, more) in enumerate(zip(names, said, strict=True))
+    ]
     scores = write_score_file(tmp_path / "s.csv", [score_row(v, 0.5) for v in names])
     assert figures(scores, write_labels(tmp_path / "l.csv", records))["groups"] == groups
 
@@ -209,9 +213,32 @@ def test_a_group_is_drawn_as_a_whole(tmp_path: Path) -> None:
 def test_copies_of_one_content_are_one_group_and_each_keeps_its_score(tmp_path: Path) -> None:
     same = digest("same")
     rows = [score_row("a.mp4", 0.9, sha256=same), score_row("b.mp4", 0.9, sha256=same), score_row("c.mp4", 0.1)]
-    about = [("a", same, VideoLabel("fake")), ("b", same, VideoLabel("fake")), ("c", digest("c.mp4"), VideoLabel("real"))]
+    about = [
+        ("a", same, VideoLabel("fake")),
+        ("b", same, VideoLabel("fake")),
+        ("c", digest("c.mp4"), VideoLabel("real")),
+    ]
     found = figures(write_score_file(tmp_path / "s.csv", rows), _manifest(tmp_path / "v.parquet", about))
     assert (found["videos.scored"], found["groups"], found["video.auc"]) == (3, 2, 1)
+
+
+@pytest.mark.parametrize("protocol", [None, "paper"])
+def test_copies_share_the_details_that_are_kept_of_one_of_them(tmp_path: Path, protocol: Any) -> None:
+    same = digest("same")
+    faces = [face_row("a.mp4", k, p, sha256=same) for k, p in enumerate((0.5, 0.9))] + [face_row("c.mp4", 0, 0.1)]
+    about = [
+        ("b", same, VideoLabel("fake")),
+        ("a", same, VideoLabel("fake")),
+        ("c", digest("c.mp4"), VideoLabel("real")),
+    ]
+    labels = _manifest(tmp_path / "v.parquet", about)
+    config = EvaluateConfig(rounds=0, protocol=protocol)
+    found = figures(write_details_folder(tmp_path / "d", faces), labels, config)
+    assert (found["videos.scored"], found["coverage"], found["groups"], found["frames"]) == (3, 1, 2, 5)
+    assert found["video.brier"] == pytest.approx((2 * 0.3**2 + 0.1**2) / 3)
+    both = [*faces, *(face_row("b.mp4", k, 0.7, sha256=same) for k in range(2))]
+    found = figures(write_plain_details(tmp_path / "d.parquet", both), labels, config)
+    assert (found["videos.scored"], found["frames"]) == (3, 5)
 
 
 def _two_sets(folder: Path, *, method: Any = write_score_file) -> list[Path]:

@@ -36,7 +36,9 @@ def _golden(y: npt.NDArray[Any], p: npt.NDArray[Any], threshold: float) -> dict[
     grid = np.linspace(0, 1, 2_000_001)
     misses = 1 - np.interp(grid, false_alarms, hits)
     edges = np.clip(np.ceil(p * 15) - 1, 0, 14)
-    gaps = [abs(p[edges == b].mean() - y[edges == b].mean()) * (edges == b).mean() for b in range(15) if (edges == b).any()]
+    gaps = [
+        abs(p[edges == b].mean() - y[edges == b].mean()) * (edges == b).mean() for b in range(15) if (edges == b).any()
+    ]
     return {
         "auc": metrics.roc_auc_score(y, p),
         "ap": metrics.average_precision_score(y, p),
@@ -66,7 +68,7 @@ def _assert_golden(found: dict[str, Any], level: str, golden: dict[str, float]) 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_figures_from_a_file_of_scores_are_those_of_scikit_learn(tmp_path: Path, seed: int) -> None:
     planted = plant(400, seed, sharpness=1.5)
-    planted = [(video, label, round(p, 2)) for video, label, p in planted]  # with ties
+    planted = [(video, label, float(np.clip(round(p, 2), 0.01, 0.99))) for video, label, p in planted]  # with ties
     scores, labels = write_planted(tmp_path, planted, threshold=THRESHOLD)
     evaluate(scores, QUICK, labels=labels, outputs=[tmp_path / "report.json"])
     found = json.loads((tmp_path / "report.json").read_text("utf-8"))
@@ -77,7 +79,11 @@ def test_the_figures_from_a_file_of_scores_are_those_of_scikit_learn(tmp_path: P
 
 def test_the_figures_from_details_are_those_of_scikit_learn_at_both_levels(tmp_path: Path) -> None:
     planted, rng = plant(120, 5), np.random.default_rng(5)
-    frames = [(video, label, float(np.clip(p + rng.normal(0, 0.1), 0, 1))) for video, label, p in planted for _ in range(5)]
+    frames = [
+        (video, label, float(np.clip(p + rng.normal(0, 0.1), 0.001, 0.999)))
+        for video, label, p in planted
+        for _ in range(5)
+    ]
     faces = [face_row(video, n % 5, p) for n, (video, _, p) in enumerate(frames)]
     labels = write_labels(tmp_path / "l.csv", [(video, label) for video, label, _ in planted])
     details = write_plain_details(tmp_path / "d.parquet", faces)
@@ -163,7 +169,10 @@ def _of_parts(folder: Path, parts: list[tuple[str, str, str, int]]) -> tuple[Pat
 def test_a_part_has_its_own_fakes_and_the_real_videos_of_its_data_set_and_compression(tmp_path: Path) -> None:
     scores, labels, rows = _of_parts(tmp_path, PARTS)
     parts = figures(scores, labels)["parts"]
-    told = [(part["dataset"], part["compression"], part["method"], part["videos.real"], part["videos.fake"]) for part in parts]
+    told = [
+        (part["dataset"], part["compression"], part["method"], part["videos.real"], part["videos.fake"])
+        for part in parts
+    ]
     assert told == [
         ("celebdf", None, None, 3, 4),
         ("ffpp", None, None, 13, 22),
@@ -189,7 +198,10 @@ def test_a_part_has_its_own_fakes_and_the_real_videos_of_its_data_set_and_compre
         ([("", "", "", 2), ("", "", "A", 2), ("", "", "B", 3)], [(None, None, "A", 2), (None, None, "B", 3)]),
         ([("", "", "", 2), ("", "", "A", 2)], []),
         ([("d", "", "", 2), ("d", "", "A", 2)], []),
-        ([("d", "c23", "", 2), ("d", "c23", "A", 2), ("d", "c23", "B", 1)], [("d", "c23", "A", 2), ("d", "c23", "B", 1)]),
+        (
+            [("d", "c23", "", 2), ("d", "c23", "A", 2), ("d", "c23", "B", 1)],
+            [("d", "c23", "A", 2), ("d", "c23", "B", 1)],
+        ),
         (
             [("", "c23", "", 2), ("", "c23", "A", 2), ("", "c40", "", 1), ("", "c40", "A", 1)],
             [(None, "c23", None, 2), (None, "c40", None, 1)],

@@ -25,7 +25,9 @@ from tests.evaluation.tables import (
     write_plain_details,
 )
 
-NO_BOX = {name: None for name in ("x0_px", "y0_px", "x1_px", "y1_px")}
+NO_BOX = dict.fromkeys(("x0_px", "y0_px", "x1_px", "y1_px"))
+
+FAR_AND_SMALL = {"x0_px": 100.0, "y0_px": 100.0, "x1_px": 105.0, "y1_px": 105.0}
 
 
 def _config(**changes: Any) -> EvaluateConfig:
@@ -62,8 +64,8 @@ def test_of_several_faces_in_a_frame_the_protocols_face_counts(tmp_path: Path, p
 
 @pytest.mark.parametrize(
     ("boxes", "expected"),
-    [(({}, {}), 0.8), ((NO_BOX, NO_BOX), 0.8), ((wide(1), NO_BOX), 0.2)],
-    ids=["equally large", "no boxes", "any box is larger than none"],
+    [(({}, {}), 0.8), ((NO_BOX, NO_BOX), 0.8), ((wide(1), NO_BOX), 0.2), (({}, FAR_AND_SMALL), 0.2)],
+    ids=["equally large", "no boxes", "any box is larger than none", "not the one farthest down and right"],
 )
 def test_of_equally_large_faces_the_more_suspicious_one_counts(
     tmp_path: Path, boxes: tuple[dict[str, Any], dict[str, Any]], expected: float
@@ -112,7 +114,10 @@ def test_a_video_is_the_mean_of_its_frames_and_not_of_its_faces(tmp_path: Path) 
 @pytest.mark.parametrize("aggregate", ["max-track", "mean", "confident", None])
 def test_without_a_protocol_videos_are_aggregated_as_predict_does(tmp_path: Path, aggregate: Any) -> None:
     rng = np.random.default_rng(1)
-    faces = [face_row("f.mp4", n // 3, float(rng.random()), face_index=n % 3, track=n % 3) for n in range(30)]
+    faces = [
+        face_row("f.mp4", n // 3, float(rng.random()), face_index=n % 3, track=n % 3, **wide(1 + n % 4))
+        for n in range(30)
+    ]
     found = _measure(tmp_path, faces, aggregate=aggregate)
     expected = aggregate_video([f.fake_probability for f in faces], [f.track for f in faces], aggregate or "max-track")
     assert _mean_of_fake(found) == pytest.approx(expected)
@@ -125,7 +130,9 @@ def test_without_a_protocol_videos_are_aggregated_as_predict_does(tmp_path: Path
 def test_the_order_of_rows_and_of_files_does_not_matter(tmp_path: Path, protocol: Any) -> None:
     rng = np.random.default_rng(2)
     faces = [
-        face_row(f"{'rf'[n % 2]}{n}.mp4", frame, float(rng.choice([0.2, 0.5, 0.9])), face_index=k, **wide(rng.choice([5, 9])))
+        face_row(
+            f"{'rf'[n % 2]}{n}.mp4", frame, float(rng.choice([0.2, 0.5, 0.9])), face_index=k, **wide(rng.choice([5, 9]))
+        )
         for n in range(6)
         for frame in range(40)
         for k in range(int(rng.integers(1, 4)))
@@ -142,7 +149,9 @@ def test_the_order_of_rows_and_of_files_does_not_matter(tmp_path: Path, protocol
 
 @pytest.mark.parametrize(("protocol", "level"), [("paper", "frame"), ("deepfakebench", "frame"), ("sbi", "video")])
 def test_the_report_says_what_the_protocol_is_and_quotes_its_figure(tmp_path: Path, protocol: Any, level: str) -> None:
-    faces = [face_row(f"{y}{n}.mp4", k, p) for y, n, p in (("r", 0, 0.1), ("r", 1, 0.6), ("f", 0, 0.5)) for k in range(n + 1)]
+    faces = [
+        face_row(f"{y}{n}.mp4", k, p) for y, n, p in (("r", 0, 0.1), ("r", 1, 0.6), ("f", 0, 0.5)) for k in range(n + 1)
+    ]
     labels = write_labels(tmp_path / "l.csv", [("r0.mp4", "real"), ("r1.mp4", "real"), ("f0.mp4", "fake")])
     report = report_of(write_plain_details(tmp_path / "d.parquet", faces), labels, _config(protocol=protocol))
     found = report.to_json()

@@ -1,0 +1,47 @@
+"""Which faces an epoch shows, in which order: as many real as fake, no video before its turn."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+
+import numpy as np
+
+from pipelines.data.faces import Face
+from pipelines.errors import DatasetError
+
+
+def draw_blended(count: int, share: float, rng: np.random.Generator) -> frozenset[int]:
+    """Which of the fakes' places 1, 3, 5, … below `count` a real face blended with itself shall have: `share` of them."""
+    places = np.arange(1, count, 2)
+    return frozenset(rng.permutation(places)[: round(share * len(places))].tolist())
+
+
+def draw_balanced(
+    faces: Sequence[Face], count: int, rng: np.random.Generator, blended: Container[int] = frozenset()
+) -> list[int]:
+    """Indices of `count` faces, real and fake in turn; every video of a class once before any comes again.
+
+    A video's face is drawn anew each time, so videos with many faces do not outweigh the others. The fakes' places
+    `blended` have the real face of the place before.
+
+    Raises:
+        DatasetError: a class has no face, and is needed.
+    """
+    by_class: list[dict[str, list[int]]] = [{}, {}]
+    for index, face in enumerate(faces):
+        by_class[face.label].setdefault(face.video_id, []).append(index)
+    needed = {position % 2 for position in range(count) if position not in blended}
+    if not all(by_class[label] for label in needed):
+        raise DatasetError("one class has no faces to train on; add videos of it")
+    streams = [_endless_faces(list(videos.values()), rng) for videos in by_class]
+    order: list[int] = []
+    for position in range(count):
+        order.append(order[-1] if position in blended else next(streams[position % 2]))
+    return order
+
+
+def _endless_faces(videos: list[list[int]], rng: np.random.Generator) -> Iterator[int]:
+    while True:
+        for video in rng.permutation(len(videos)):
+            faces = videos[video]
+            yield faces[int(rng.integers(len(faces)))]
