@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -52,7 +53,7 @@ def find_inputs(
     videos only those of the `splits` are taken, if any are given.
 
     Raises:
-        ConfigError: nothing was found, or splits are wanted of inputs that have none.
+        ConfigError: nothing was found, or splits are wanted of inputs that have none or do not exist.
     """
     files: dict[Path, InputFile] = {}
     num_ignored = 0
@@ -62,6 +63,8 @@ def find_inputs(
                 files[Path(row.path)] = InputFile(Path(row.path), f"{row.video_key}{Path(row.path).suffix}", listed=row)
             continue
         if splits:
+            if not os.path.exists(path):  # nor does a name that no file can have
+                raise ConfigError(f"{path} does not exist; check the path")
             raise ConfigError(f"{path} has no splits to choose from; name a videos manifest made by: deepfake index")
         if not _is_folder(path):
             files.setdefault(path, InputFile(path, path.name, "/".join(path.parent.parts[-2:])))
@@ -142,8 +145,7 @@ class DigestCache:
 
     def digest_of(self, path: Path) -> str:
         """SHA-256 of the file."""
-        stat = path.stat()
-        key = str(path.resolve()), stat.st_size, stat.st_mtime_ns
+        key = _identify(path)
         if key not in self._known:
             self._known[key] = file_digest(path)
             entry = {"path": key[0], "size": key[1], "mtime_ns": key[2], "sha256": self._known[key]}
@@ -153,6 +155,19 @@ class DigestCache:
             except OSError as error:  # else it would pass for an input that can not be read
                 raise storage_error(error, self.path) from error
         return self._known[key]
+
+    def known_digest(self, path: Path) -> str | None:
+        """SHA-256 of the file if it was hashed before; nothing is hashed."""
+        try:
+            return self._known.get(_identify(path)) if self._known else None
+        except (OSError, ValueError):  # not there, or a name that no file can have
+            return None
+
+
+def _identify(path: Path) -> tuple[str, int, int]:
+    """What a file goes by while nobody writes to it."""
+    stat = path.stat()
+    return str(path.resolve()), stat.st_size, stat.st_mtime_ns
 
 
 def _expand_lists(named: Iterable[str | Path]) -> Iterator[str | Path]:

@@ -83,6 +83,20 @@ def test_a_list_without_paths_is_refused(tmp_path: Path, content: bytes, message
         find_inputs([tmp_path / "list.txt"])
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gone/videos.parquet", "gone/videos.parquet does not exist; check the path"),
+        ("x" * 300, "x does not exist; check the path"),
+        ("videos", "videos has no splits to choose from; name a videos manifest made by: deepfake index"),
+    ],
+)
+def test_splits_of_what_has_none_are_refused_with_the_reason(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "videos").mkdir()
+    with pytest.raises(ConfigError, match=message):
+        find_inputs([tmp_path / name], splits=["test"])
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no videos found"):
         find_inputs([tmp_path])
@@ -280,6 +294,19 @@ def test_a_changed_time_makes_the_digest_new(tmp_path: Path) -> None:
     _change_in_secret(video)
     os.utime(video, ns=(0, 0))
     assert DigestCache(cache).digest_of(video) != first
+
+
+def test_a_digest_is_known_of_a_file_that_was_hashed_and_is_the_same_and_nothing_is_hashed(tmp_path: Path) -> None:
+    video, cache = tmp_path / "a.mp4", tmp_path / "digests.jsonl"
+    video.write_bytes(b"first")
+    assert DigestCache(cache).known_digest(video) is None and not cache.exists()
+    digest = DigestCache(cache).digest_of(video)
+    assert DigestCache(cache).known_digest(tmp_path / "." / "a.mp4") == digest
+    others = (tmp_path / "b.mp4", tmp_path, Path("a\0b.mp4"), Path("x" * 300))
+    assert [DigestCache(cache).known_digest(path) for path in others] == [None] * 4
+    assert DigestCache(cache, verify=True).known_digest(video) is None
+    os.utime(video, ns=(0, 0))
+    assert DigestCache(cache).known_digest(video) is None
 
 
 def test_a_torn_line_of_the_digest_cache_is_ignored(tmp_path: Path) -> None:

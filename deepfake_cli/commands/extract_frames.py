@@ -43,7 +43,7 @@ def extract_frames(
 
     with ProgressBar(quiet=quiet) as bar:
         summary = run(
-            opt.inputs_from(inputs or []),
+            opt.inputs_from(inputs) if inputs else None,
             workspace,
             config,
             RunOptions(workers=workers, overwrite=overwrite, verify=verify),

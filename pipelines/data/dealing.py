@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 
-from pipelines.data.groups import Counts, group_videos, hash_group, join_ties
+from pipelines.data.groups import Counts, group_videos, hash_group, join_ties, ties_of
 from pipelines.records import LABELS, SPLITS, VideoRow
 
 log = logging.getLogger(__name__)
@@ -23,9 +23,9 @@ def deal_sides(videos: Sequence[VideoRow], fractions: Sequence[float], seed: int
     """A side for each video; what belongs together (see `split_videos`) is never on two of them.
 
     Whole groups are dealt, in the order of a hash of their name and the seed, so a video that is added later moves few
-    others. Where nearly all are one group (everybody was swapped with everybody), people are dealt instead: a video that
-    ties people of different sides together is left out. Their shares are the square roots of the fractions, as a swap
-    stays only if both of its people are on its side.
+    others. Where nearly all are one group (everybody was swapped with everybody), people, and every `group`, are dealt
+    instead: a video that ties those of different sides together is left out. Their shares are the square roots of the
+    fractions, as a swap stays only if both of its people are on its side.
 
     Args:
         fractions: of train, val and test; they sum to 1.
@@ -37,7 +37,7 @@ def deal_sides(videos: Sequence[VideoRow], fractions: Sequence[float], seed: int
         side: fraction for side, fraction in zip(SPLITS, fractions, strict=True) if fraction > 0
     }
     families = group_videos(videos)
-    ties = _ties_in_families(videos, families)
+    ties = ties_of(videos, families)
     whole = _deal_whole(videos, families, ties, shares, seed)
     ways = [whole]
     if any(ties) and any(_shortfall(videos, whole, shares)):
@@ -45,8 +45,8 @@ def deal_sides(videos: Sequence[VideoRow], fractions: Sequence[float], seed: int
     best = min(ways, key=lambda sides: _shortfall(videos, sides, shares))
     if best is not whole:
         log.info(
-            "people were dealt, as most videos are one group joined by them: %d of %d videos are left out, "
-            "as they show people of different sides",
+            "people and groups were dealt one by one, as they tie most videos together: %d of %d videos are left out, "
+            "as their people or groups are on different sides",
             best.count(None),
             len(videos),
         )
@@ -56,9 +56,7 @@ def deal_sides(videos: Sequence[VideoRow], fractions: Sequence[float], seed: int
 def drop_leaks(videos: Sequence[VideoRow]) -> list[str | None]:
     """The splits as they are, without those of training videos that share something with val or test, or of val with test."""
     families = group_videos(videos)
-    bonds = [
-        {f"family:{family}", *ties} for family, ties in zip(families, _ties_in_families(videos, families), strict=True)
-    ]
+    bonds = [{f"family:{family}", *ties} for family, ties in zip(families, ties_of(videos, families), strict=True)]
     sides = [video.split for video in videos]
     for side, others in (("val", ("test",)), ("train", ("val", "test"))):
         held_out = {bond for held, own in zip(sides, bonds, strict=True) if held in others for bond in own}
@@ -66,20 +64,6 @@ def drop_leaks(videos: Sequence[VideoRow]) -> list[str | None]:
             None if old == side and not held_out.isdisjoint(own) else old for old, own in zip(sides, bonds, strict=True)
         ]
     return sides
-
-
-def _ties_in_families(videos: Sequence[VideoRow], families: Sequence[str]) -> list[tuple[str, ...]]:
-    """The people in each video and its `group`; a video of which nothing is said may show anybody of its family."""
-    people: dict[str, dict[str, None]] = {}
-    for video, family in zip(videos, families, strict=True):
-        people.setdefault(family, {}).update(dict.fromkeys(video.identities))
-    return [
-        (
-            *(f"identity:{person}" for person in video.identities or people[family]),
-            *([f"group:{video.group}"] if video.group else ()),
-        )
-        for video, family in zip(videos, families, strict=True)
-    ]
 
 
 def _deal_whole(

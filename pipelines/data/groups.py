@@ -28,9 +28,11 @@ def group_videos(videos: Sequence[VideoRow]) -> list[str]:
 
 
 def people_in(videos: Sequence[VideoRow], groups: Sequence[str]) -> list[tuple[str, ...]]:
-    """Who is seen in each video; a fake of which nothing is said shows at least the person of its original."""
-    known = {video.video_key: video.identities for video in videos}
-    return [video.identities or known.get(group, ()) for video, group in zip(videos, groups, strict=True)]
+    """Who is seen in each video; one of which nothing is said may show anybody of its group (see `group_videos`)."""
+    known: dict[str, dict[str, None]] = {}
+    for video, group in zip(videos, groups, strict=True):
+        known.setdefault(group, {}).update(dict.fromkeys(video.identities))
+    return [video.identities or tuple(known[group]) for video, group in zip(videos, groups, strict=True)]
 
 
 def ties_of(videos: Sequence[VideoRow], groups: Sequence[str]) -> list[tuple[str, ...]]:

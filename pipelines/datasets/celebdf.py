@@ -44,7 +44,8 @@ def list_celebdf_v2(root: Path) -> Listing:
     """The videos of Celeb-DF v2: labels from the folders, `test` as listed, everything else `train`.
 
     That all videos that are not listed are for training is how the authors use the list. A line that contradicts the
-    folder of its video is reported and the folder believed. Without the list nothing has a split.
+    folder of its video is reported and the folder believed. Without the list, or if no line of it names a video of the
+    three folders, nothing has a split.
 
     Raises:
         DatasetError: none of the three folders is there, or several folders hold them.
@@ -59,7 +60,7 @@ class _TestLine:
     number: int
     label: Label
     folder: str
-    """As in `FOLDERS`, or as it stands in the line if it is none of them."""
+    """As in `FOLDERS`."""
     stem: str
 
 
@@ -69,10 +70,12 @@ def _list_celebdf(root: Path, dataset: str) -> Listing:
         raise no_layout(root, dataset, f"folder {CELEB_REAL}, {YOUTUBE_REAL} or {SYNTHESIS}")
     found = {name: folder for name in FOLDERS if (folder := find_folder(base, name))}
     videos, findings = keep_first(_make_rows(found, dataset), root)
-    if not (base / TEST_LIST).is_file():
-        message = f"{TEST_LIST} is not there, so nothing is known to be for testing; get it from the data set's page"
-        return Listing(videos, [*findings, Finding("layout", TEST_LIST, message)], has_official_split=False)
-    lines, malformed = _read_test_list(base / TEST_LIST)
+    is_there = (base / TEST_LIST).is_file()
+    lines, malformed = _read_test_list(base / TEST_LIST) if is_there else ([], [])
+    if not lines:
+        cause = f"{TEST_LIST} {'names no video' if is_there else 'is not there'}"
+        message = f"{cause}, so nothing is known to be for testing; get it from the data set's page"
+        return Listing(videos, [*findings, *malformed, Finding("layout", TEST_LIST, message)], has_official_split=False)
     listed = {_make_key(dataset, line.folder, line.stem) for line in lines}
     videos = [_with_split(video, listed) for video in videos]
     findings += malformed + _find_contradictions(lines) + _find_missing(lines, videos, dataset)
@@ -118,24 +121,27 @@ def _with_split(video: VideoRow, listed: set[str]) -> VideoRow:
 
 
 def _read_test_list(path: Path) -> tuple[list[_TestLine], list[Finding]]:
-    """The lines `<digit> <folder>/<file>`, and those that are not of this form."""
+    """The lines `<digit> <folder>/<file>`, and those that are not of this form: each may name a video for testing."""
     names = {name.casefold(): name for name in FOLDERS}
     lines: list[_TestLine] = []
     malformed: list[Finding] = []
     for number, text in enumerate(read_lines(path), start=1):
-        digit, _, rest = text.partition(" ")
-        video = PurePosixPath(rest.strip())
-        if digit not in LABEL_OF_DIGIT or len(video.parts) < 2:
-            message = f"passed over: {text!r} is not of the form '1 {CELEB_REAL}/id0_0000.mp4'"
-            malformed.append(Finding("layout", f"{TEST_LIST} line {number}", message))
+        digit, *rest = text.split(maxsplit=1)
+        video = PurePosixPath(*rest)
+        folder = names.get(video.parts[0].casefold()) if len(video.parts) > 1 else None
+        if digit not in LABEL_OF_DIGIT or folder is None:
+            message = (
+                f"{text!r} is not of the form '1 {CELEB_REAL}/id0_0000.mp4', so its video is not known to be for testing; "
+                "get the list again from the data set's page"
+            )
+            malformed.append(Finding("label", f"{TEST_LIST} line {number}", message))
             continue
-        folder = names.get(video.parts[0].casefold(), video.parts[0])
         lines.append(_TestLine(number, LABEL_OF_DIGIT[digit], folder, video.stem))
     return lines, malformed
 
 
 def _find_contradictions(lines: list[_TestLine]) -> list[Finding]:
-    wrong = [line for line in lines if line.folder in FOLDERS and FOLDERS[line.folder] != line.label]
+    wrong = [line for line in lines if FOLDERS[line.folder] != line.label]
     if wrong and len(wrong) == len(lines):
         message = (
             f"every one of the {len(lines)} lines contradicts the folder of its video, so somebody has turned the list "

@@ -203,7 +203,7 @@ def _check_leaks(videos: Sequence[VideoRow]) -> Iterator[Check]:
     )
     for kind, (noun, _) in NAMES.items():
         told = [str(leak) for leak in leaks if leak.kind == kind]
-        remedy = "cure: --drop-leaks or --split deal" if told else ""
+        remedy = "cure: --drop-leaks or --split deal, with --overwrite" if told else ""
         yield _none_expected(f"leaks by {noun}", "failed", told, remedy)
 
 

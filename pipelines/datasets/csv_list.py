@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ COLUMNS = f"path,label[,{','.join(LABEL_FIELDS[1:])}]"
 def list_csv(root: Path) -> Listing:
     """The videos that a CSV names; `root` is the file, and the paths in it start at its folder.
 
-    `original` stays as it is given (a key, a path or a file name); `dataset` is the CSV's name where the column says
-    nothing. The split is official if every video has one. A `mask` that is not there is reported and left out.
+    `original` is a path or a file name, with suffix or without, and becomes the key of the video that it fits; one that
+    fits none is reported and stays as it is given. `dataset` is the CSV's name where the column says nothing. The split is
+    official if every video has one. A `mask` that is not there is reported and left out. A backslash may stand for a slash.
 
     Raises:
         DatasetError: no readable CSV, a missing column, a line without path or label, an unknown label or split, a video
-            that is named twice, or none that is there.
+            that is named twice, none that is there, or an original that fits several.
     """
     lines = _read_lines(root)
     _refuse_repeated(lines, root)
@@ -36,11 +37,17 @@ def list_csv(root: Path) -> Listing:
         raise DatasetError(f"{root} names no video that is there; its paths must start at the folder {root.parent}")
     files = [InputFile(line.path, _name_below(root.parent, line.path)) for line in there]
     findings = [line.missing(line.given) for line in lines if not line.path.is_file()]
+    key_of = dict(zip(there, make_video_keys(files), strict=True))
+    original_of = _find_originals(lines, root)
     videos: list[VideoRow] = []
-    for line, key in zip(there, make_video_keys(files), strict=True):
+    for line, key in key_of.items():
         about = replace(line.about, dataset=line.about.dataset or root.stem)
+        if about.original:
+            original = original_of.get(line)
+            findings += [] if original else [line.missing_original()]
+            about = replace(about, original=key_of.get(original, original.given) if original else about.original)
         if about.mask:
-            mask = root.parent / about.mask
+            mask = _resolve(root.parent, about.mask)
             findings += [] if mask.is_file() else [line.missing(about.mask)]
             about = replace(about, mask=absolute(mask) if mask.is_file() else None)
         videos.append(VideoRow(video_id="", sha256="", video_key=key, path=absolute(line.path), **vars(about)))
@@ -60,6 +67,14 @@ class _Line:
     def missing(self, name: str) -> Finding:
         """That something it names is not there."""
         return Finding("missing", f"line {self.number}", f"{name} is not there; correct the path or remove the line")
+
+    def missing_original(self) -> Finding:
+        """That no line is of its original."""
+        message = (
+            f"original {self.about.original} of {self.given} is in no line; fakes of one original are kept together all "
+            "the same"
+        )
+        return Finding("unlisted", f"line {self.number}", message)
 
 
 def _read_lines(path: Path) -> list[_Line]:
@@ -82,7 +97,13 @@ def _make_line(source: Path, number: int, record: Mapping[str, Any]) -> _Line:
     about = to_label(record, where)
     if not record["path"] or about.label is None:
         raise DatasetError(f"{where} lacks the path or the label; complete or remove the line")
-    return _Line(number, record["path"], source.parent / record["path"], about)
+    return _Line(number, record["path"], _resolve(source.parent, record["path"]), about)
+
+
+def _resolve(folder: Path, name: str) -> Path:
+    """The path of that name; with slashes for its backslashes if only so there is a file."""
+    path, slashed = folder / name, folder / name.replace("\\", "/")
+    return slashed if not path.is_file() and slashed.is_file() else path
 
 
 def _refuse_repeated(lines: Sequence[_Line], source: Path) -> None:
@@ -93,6 +114,51 @@ def _refuse_repeated(lines: Sequence[_Line], source: Path) -> None:
             raise DatasetError(
                 f"{source} names {line.given} in line {before.number} and in line {line.number}; keep one of them"
             )
+
+
+def _find_originals(lines: Sequence[_Line], source: Path) -> dict[_Line, _Line]:
+    """For each line whose original is in a line too, that one.
+
+    Raises:
+        DatasetError: an original fits several lines.
+    """
+    lines_of: dict[tuple[str, str], list[_Line]] = {}
+    for line in lines:
+        for name in _names_of(line.path):
+            lines_of.setdefault(name, []).append(line)
+    originals: dict[_Line, _Line] = {}
+    for line in lines:
+        wanted = _spellings(line.about.original, source.parent) if line.about.original else ()
+        fitting = next((lines_of[name] for name in wanted if name in lines_of), [])
+        if len(fitting) > 1:
+            raise DatasetError(
+                f"{source} line {line.number}: original {line.about.original} could be {fitting[0].given} or "
+                f"{fitting[1].given}; give the path as it stands in its line"
+            )
+        if fitting:
+            originals[line] = fitting[0]
+    return originals
+
+
+def _names_of(path: Path) -> list[tuple[str, str]]:
+    """What a video may be called as an original: by its path or its file name, with suffix or without."""
+    full = Path(absolute(path))
+    return [
+        ("path", str(full)),
+        ("path without suffix", str(full.parent / full.stem)),
+        ("name", full.name),
+        ("stem", full.stem),
+    ]
+
+
+def _spellings(original: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """The names that an original may be found by, those that say most first."""
+    for name in dict.fromkeys((original, original.replace("\\", "/"))):
+        full = Path(absolute(folder / name))
+        yield from (("path", str(full)), ("path without suffix", str(full)))
+        if len(Path(name).parts) == 1:
+            yield from (("name", full.name), ("stem", full.name), ("stem", full.stem))
+        yield "path without suffix", str(full.parent / full.stem)
 
 
 def _name_below(folder: Path, path: Path) -> str:

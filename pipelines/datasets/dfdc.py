@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -152,7 +152,8 @@ def _make_rows(
     split: str | None,
 ) -> tuple[list[VideoRow], list[Finding]]:
     """Rows of the listed videos that are there and have a label, and findings about all others."""
-    videos = _videos_of(folder)
+    there = _videos_of(folder)
+    videos = _match_names(labels, there)
     rows = [
         VideoRow(
             video_id="",
@@ -170,12 +171,33 @@ def _make_rows(
     ]
     where = _where(folder / list_name, root)
     findings = not_there(where, sorted(labels.keys() - videos.keys()), len(labels))
-    findings += not_listed(_where(folder, root), sorted(videos.keys() - labels.keys()))
+    taken = set(videos.values())
+    findings += not_listed(_where(folder, root), sorted(name for name, path in there.items() if path not in taken))
     unlabelled = sorted(file_name for file_name, label in labels.items() if label is None)
     if unlabelled:
         message = f"passed over: {len(unlabelled)} videos without a label that is known: {name_some(unlabelled)}"
         findings.append(Finding("layout", where, message))
     return rows, findings
+
+
+def _match_names(listed: Collection[str], there: Mapping[str, Path]) -> dict[str, Path]:
+    """The file of each listed name: of this name, else the one whose name differs from it alone in upper and lower case."""
+    exact = {name: there[name] for name in listed if name in there}
+    folded_listed = _by_folded_name(name for name in listed if name not in there)
+    folded_there = _by_folded_name(name for name in there if name not in exact)
+    alike = {
+        names[0]: there[folded_there[folded][0]]
+        for folded, names in folded_listed.items()
+        if len(names) == len(folded_there.get(folded, ())) == 1
+    }
+    return exact | alike
+
+
+def _by_folded_name(names: Iterable[str]) -> dict[str, list[str]]:
+    by_folded: dict[str, list[str]] = {}
+    for name in names:
+        by_folded.setdefault(name.casefold(), []).append(name)
+    return by_folded
 
 
 def _find_unlisted(folders: Sequence[Path], listed: Sequence[Path], root: Path) -> list[Finding]:

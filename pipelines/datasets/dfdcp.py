@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,7 +16,7 @@ from pipelines.records import LABELS, Label, VideoRow
 NAME = "dfdcp"
 LIST = "dataset.json"
 REAL_FOLDER = "original_videos"
-SPLITS = ("train", "test")
+OFFICIAL_SPLITS = ("train", "test")
 PEOPLE = ("target_id", "swapped_id")
 
 
@@ -23,8 +24,8 @@ def list_dfdcp(root: Path) -> Listing:
     """The videos that `dataset.json` names, with its labels and sides.
 
     A video that is not at its listed path is looked for by its file name below the first folder of that path: copies put a
-    folder `videos` in between. A label that contradicts the folder is reported and the list believed, for it is what
-    results are reported on.
+    folder `videos` in between. For that it has to be the only one of its name there, in the list as among the files. A
+    label that contradicts the folder is reported and the list believed, for it is what results are reported on.
 
     Raises:
         DatasetError: no `dataset.json`, or it has another form.
@@ -32,7 +33,7 @@ def list_dfdcp(root: Path) -> Listing:
     if not (root / LIST).is_file():
         raise no_layout(root, NAME, LIST)
     entries = _read_entries(root / LIST)
-    files = _Files.below(root)
+    files = _Files.below(root, entries)
     paths = {name: path for name in entries if (path := files.find(name))}
     rows = [_make_row(name, path, entries[name]) for name, path in paths.items()]
     videos, findings = keep_first(rows, root)
@@ -49,21 +50,19 @@ class _Files:
 
     by_path: Mapping[str, Path]
     """By path relative to the root."""
-    by_name: Mapping[tuple[str, str], list[Path]]
-    """By first folder and file name."""
+    by_name: Mapping[tuple[str, str], Path]
+    """By first folder and file name, where one listed path and one file have these."""
 
     @classmethod
-    def below(cls, root: Path) -> _Files:
+    def below(cls, root: Path, listed: Collection[str]) -> _Files:
         by_path = {path.relative_to(root).as_posix(): path for path in videos_in(root, recursive=True)}
-        by_name: dict[tuple[str, str], list[Path]] = {}
-        for name, path in by_path.items():
-            by_name.setdefault(_ends_of(name), []).append(path)
-        return cls(by_path, by_name)
+        num_listed, num_there = Counter(map(_ends_of, listed)), Counter(map(_ends_of, by_path))
+        by_name = {_ends_of(name): path for name, path in by_path.items()}
+        return cls(by_path, {ends: by_name[ends] for ends in by_name if num_listed[ends] == num_there[ends] == 1})
 
     def find(self, listed: str) -> Path | None:
         """The video of a listed path; None if it is not there or could be several."""
-        named = self.by_name.get(_ends_of(listed), [])
-        return self.by_path.get(listed) or (named[0] if len(named) == 1 else None)
+        return self.by_path.get(listed) or self.by_name.get(_ends_of(listed))
 
 
 def _ends_of(name: str) -> tuple[str, str]:
@@ -79,7 +78,7 @@ def _read_entries(path: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise DatasetError(f"{path} is no table of videos; get it again from the data set's page")
     for name, entry in entries.items():
-        if not PurePosixPath(name).name or entry.get("label") not in LABELS or entry.get("set") not in SPLITS:
+        if not PurePosixPath(name).name or entry.get("label") not in LABELS or entry.get("set") not in OFFICIAL_SPLITS:
             raise DatasetError(
                 f"{path}: {name!r} has label {entry.get('label')!r} and set {entry.get('set')!r}, expected real or fake and "
                 "train or test; get it again from the data set's page"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from pipelines.data.labels import label_and_split_in
-from pipelines.datasets.dataset import Dataset, Listing
-from pipelines.datasets.layout import absolute, no_layout, not_listed, videos_in
+from pipelines.datasets.dataset import Dataset, Finding, Listing
+from pipelines.datasets.layout import absolute, name_some, no_layout, not_listed, videos_in
 from pipelines.inputs import InputFile, make_video_keys
 from pipelines.records import VideoRow
 
@@ -17,14 +19,20 @@ def list_folder(root: Path) -> Listing:
     """The videos below folders named `real` and `fake`; the innermost such name counts, upper or lower case.
 
     Folders named `train`, `val` and `test`, above or below those, give the side. The split is official only if every
-    labelled video has a side; else the sides that are given are kept, and the other videos wait for theirs.
+    labelled video has a side; else the sides that are given are kept, and the other videos wait for theirs. Where links
+    show one file twice, with one label and side, the first path counts.
 
     Raises:
         DatasetError: no video lies below a folder named `real` or `fake`.
     """
     paths = videos_in(root, recursive=True) if root.is_dir() else []
     said = {path: label_and_split_in(path.relative_to(root).parent) for path in paths}
-    labelled = [path for path in paths if said[path][0]]
+    first_of: dict[tuple[str, str | None, str | None], Path] = {}
+    repeated = []
+    for path in paths:
+        if said[path][0] and first_of.setdefault((os.path.realpath(path), *said[path]), path) != path:
+            repeated.append(_name(path, root))
+    labelled = list(first_of.values())
     if not labelled:
         raise no_layout(root, NAME, "video below a folder named real or fake")
     files = [InputFile(path, _name(path, root)) for path in labelled]
@@ -40,12 +48,21 @@ def list_folder(root: Path) -> Listing:
         )
         for path, key in zip(labelled, make_video_keys(files), strict=True)
     ]
-    others = [_name(path, root) for path in paths if not said[path][0]]
-    return Listing(videos, not_listed(".", others), has_official_split=all(video.split for video in videos))
+    used = {real_path for real_path, _, _ in first_of}
+    others = [_name(path, root) for path in paths if not said[path][0] and os.path.realpath(path) not in used]
+    findings = not_listed(".", others) + _tell_repeated(repeated)
+    return Listing(videos, findings, has_official_split=all(video.split for video in videos))
 
 
 def _name(path: PurePath, root: Path) -> str:
     return path.relative_to(root).as_posix()
+
+
+def _tell_repeated(names: Sequence[str]) -> list[Finding]:
+    if not names:
+        return []
+    message = f"passed over: {len(names)} that a link shows a second time: {name_some(names)}; remove the link"
+    return [Finding("layout", ".", message)]
 
 
 FOLDER = Dataset(

@@ -32,8 +32,25 @@ def videos_in(folder: Path, *, recursive: bool = False) -> list[Path]:
     """Files with a known video suffix, sorted; hidden ones (such as `._clip.mp4` from other systems) are passed over."""
     from pipelines.video import KNOWN_VIDEO_SUFFIXES
 
-    paths = _walk(folder) if recursive else (Path(entry) for entry in os.scandir(folder) if entry.is_file())
+    if recursive:
+        paths = (parent / name for parent, names in walk(folder) for name in names)
+    else:
+        paths = (Path(entry) for entry in os.scandir(folder) if entry.is_file())
     return sorted(path for path in paths if path.suffix.lower() in KNOWN_VIDEO_SUFFIXES and path.name[0] != ".")
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """The folder and those below it, each with the names of its files.
+
+    Symbolic links to folders are followed, except to a folder that holds the link: that would never end.
+    """
+    above = {str(folder): frozenset({os.path.realpath(folder)})}
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        way = above.pop(parent)
+        real_paths = {name: os.path.realpath(os.path.join(parent, name)) for name in sorted(folders)}
+        folders[:] = [name for name, real_path in real_paths.items() if real_path not in way]
+        above |= {os.path.join(parent, name): way | {real_paths[name]} for name in folders}
+        yield Path(parent), files
 
 
 def absolute(path: Path) -> str:
@@ -194,9 +211,3 @@ def find_split_lists(folders: Iterable[Path | None], suffix: str) -> dict[Split,
         if not missing:
             return lists
     return None
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        yield from (Path(parent) / name for name in files)

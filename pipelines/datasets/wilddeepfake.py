@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.datasets.dataset import Dataset, Finding, Listing, PublishedCount
-from pipelines.datasets.layout import absolute, folders_in, keep_first, name_some, no_layout
+from pipelines.datasets.layout import absolute, folders_in, keep_first, name_some, no_layout, walk
 from pipelines.records import LABELS, VideoRow
 
 NAME = "wilddeepfake"
-SPLITS = ("train", "test")
+OFFICIAL_SPLITS = ("train", "test")
 ARCHIVE = re.compile(r"(.+?)(\.tar\.gz|\.tgz|\.tar)", re.IGNORECASE)
 MAX_DEPTH = 2
 """Where the four folders are looked for, such as deepfake_in_the_wild/real/train."""
@@ -62,10 +62,9 @@ class _Side:
         """The folders that hold pictures themselves."""
         from pipelines.video import KNOWN_IMAGE_SUFFIXES
 
-        for parent, folders, files in os.walk(self.folder):
-            folders.sort()
+        for folder, files in walk(self.folder):
             if any(_suffix(name) in KNOWN_IMAGE_SUFFIXES for name in files):
-                yield Path(parent)
+                yield folder
 
     def make_row(self, folder: Path) -> VideoRow:
         """The row of a sequence."""
@@ -94,7 +93,7 @@ def _find_sides(folder: Path, said: frozenset[str], depth: int) -> Iterator[_Sid
     """The outermost folders whose path names one label and one side: `real_train`, `Fake test`, `train/real`."""
     for child in folders_in(folder):
         words = said | set(re.split(r"[ _-]+", child.name.casefold()))
-        labels, splits = words.intersection(LABELS), words.intersection(SPLITS)
+        labels, splits = words.intersection(LABELS), words.intersection(OFFICIAL_SPLITS)
         if len(labels) == 1 and len(splits) == 1:
             yield _Side(child, *labels, *splits)
         elif depth and len(labels) < 2 and len(splits) < 2:

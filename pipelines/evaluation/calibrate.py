@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from pipelines.checkpoint import CheckpointHeader, read_header
-from pipelines.config import CalibrateConfig, PredictConfig, RunOptions
+from pipelines.config import Aggregate, CalibrateConfig, PredictConfig, RunOptions
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.evaluation.joining import join
 from pipelines.evaluation.loading import Loader, Source
 from pipelines.evaluation.protocols import aggregate_videos
 from pipelines.evaluation.scored import Floats, Integers, ScoredVideos
+from pipelines.evaluation.sources import RawScores
 from pipelines.progress import ProgressCallback, ignore_progress
 from pipelines.scoring.calibration import (
     Calibration,
@@ -29,7 +30,6 @@ from pipelines.scoring.metrics import expected_calibration_error
 from pipelines.scoring.settings import resolve_settings
 from pipelines.weights_files import WeightsFile, resolve_weights
 
-log = logging.getLogger(__name__)
 FOLDS = 5
 VERDICTS = ("real", "uncertain", "fake")
 
@@ -103,26 +103,25 @@ def calibrate(
     loader = Loader(predict, options, labels, config.split, "val", on_progress)
     with ExitStack() as stack:
         opened = loader.open(Path(source), stack)
-    _refuse_scores_of_others(opened, checkpoint, predict)
-    videos = _videos_with_scores(opened, config, header)
+    _refuse_scores_of_others(opened, checkpoint)
+    aggregate = _choose_aggregate(opened.raw, config, header)
+    videos = _videos_with_scores(opened, aggregate)
     fit = fit_calibration(
         videos.labels,
         videos.probabilities,
         method=config.method,
         target_fpr=config.target_fpr,
         target_fnr=config.target_fnr,
-        aggregate=config.aggregate or header.preprocessing.aggregate,  # type: ignore[arg-type]
+        aggregate=aggregate,
         source=f"{opened.raw.name}, {'all videos' if opened.split == 'all' else opened.split}",
     )
     write_calibrated_copy(checkpoint.path, output, fit)
     return CalibrateSummary(output, fit, _held_out_error(fit, videos, config.seed), _verdict_shares(fit, videos))
 
 
-def _refuse_scores_of_others(source: Source, checkpoint: WeightsFile, predict: PredictConfig) -> None:
+def _refuse_scores_of_others(source: Source, checkpoint: WeightsFile) -> None:
     raw = source.raw
-    if source.workspace is not None:
-        return
-    if raw.model_sha256 != checkpoint.sha256:
+    if source.workspace is None and raw.model_sha256 != checkpoint.sha256:
         named = (
             f"the weights {raw.model_sha256[:12]}, not {checkpoint.sha256[:12]}" if raw.model_sha256 else "no weights"
         )
@@ -130,17 +129,34 @@ def _refuse_scores_of_others(source: Source, checkpoint: WeightsFile, predict: P
             f"{raw.name} was not made by {checkpoint.name}: it names {named}; name the checkpoint that made it, "
             "or pass a workspace"
         )
-    if raw.faces is None and raw.settings_sha256 != resolve_settings(predict).sha256:
-        log.warning(
-            "%s was made with other settings than the checkpoint's own; the calibration holds for such scores only",
-            raw.name,
+
+
+def _choose_aggregate(raw: RawScores, config: CalibrateConfig, header: CheckpointHeader) -> Aggregate:
+    """How the faces of a video became its score; scores of videos tell by their digest, if no other setting was changed.
+
+    Raises:
+        ConfigError: scores that were made in another way, or do not tell.
+    """
+    if raw.faces is not None:
+        return config.aggregate or header.preprocessing.aggregate  # type: ignore[return-value]
+    settings = {name: PredictConfig(config.checkpoint, aggregate=name) for name in get_args(Aggregate)}
+    made = next((name for name, each in settings.items() if resolve_settings(each).sha256 == raw.settings_sha256), None)
+    if made is None and config.aggregate is None:
+        raise ConfigError(
+            f"{raw.name} does not tell how faces became videos, as it was made from a workspace or with settings of its "
+            "own; say so with --aggregate, or pass the workspace or the details"
         )
+    if made and config.aggregate not in (None, made):
+        raise ConfigError(f"{raw.name} was made with --aggregate {made}, not {config.aggregate}; leave the option out")
+    chosen = made or config.aggregate
+    assert chosen is not None
+    return chosen
 
 
-def _videos_with_scores(source: Source, config: CalibrateConfig, header: CheckpointHeader) -> ScoredVideos:
+def _videos_with_scores(source: Source, aggregate: Aggregate) -> ScoredVideos:
     scored = join(source.raw, source.labelled, source.split)
     if scored.faces is not None:
-        scored = aggregate_videos(scored, config.aggregate or header.preprocessing.aggregate)  # type: ignore[arg-type]
+        scored = aggregate_videos(scored, aggregate)
     return scored.videos.select(~np.isnan(scored.videos.probabilities))
 
 

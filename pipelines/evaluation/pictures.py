@@ -37,6 +37,9 @@ HIGHEST_LOWEST_RATE = 0.1
 LOG_POINTS = 400
 LONGEST_NAME = 32
 CHANCE = 0.5
+FEW_IN_BIN = 10
+"""The share of fakes among fewer is mostly chance: a faint point beside the line."""
+FAINT_ALPHA = 0.4
 BAND_ALPHA = 0.2
 MIN_AUC_SPAN = 0.1
 PANELS_ABREAST = 3
@@ -250,10 +253,13 @@ def _draw_reliability(axes: Axes, bars: Axes, series: Series, color: str, start:
     ece = expected_calibration_error(series.labels, series.probabilities)
     error = "nothing is scored" if np.isnan(ece) else f"ECE {ece:.3f} ({len(series.labels)})"
     bins = reliability_bins(series.labels, series.probabilities)
-    is_filled = bins.counts > 0
+    has_few, has_many = (bins.counts > 0) & (bins.counts < FEW_IN_BIN), bins.counts >= FEW_IN_BIN
     label = f"{_shown(series.name)}: {error}" if series.name else error
-    x, y = bins.mean_probabilities[is_filled], bins.shares_of_fakes[is_filled]
-    axes.plot(x, y, color=color, marker="o", markersize=5, label=label, **UNCLIPPED)
+    x, y = bins.mean_probabilities, bins.shares_of_fakes
+    axes.plot(x[has_many], y[has_many], color=color, marker="o", markersize=5, label=label, **UNCLIPPED)
+    axes.plot(
+        x[has_few], y[has_few], color=color, marker=".", markersize=5, alpha=FAINT_ALPHA, linestyle="None", **UNCLIPPED
+    )
     lefts = (np.arange(len(bins.counts)) + BAR_GAP / 2 + start * (1 - BAR_GAP)) / len(bins.counts)
     bars.bar(lefts, bins.counts, width * (1 - BAR_GAP) / len(bins.counts), align="edge", color=color)
 

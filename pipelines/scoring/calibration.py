@@ -45,7 +45,7 @@ class Calibration:
     fake_from: float
     """Calibrated probability, >= `real_below`."""
     target_fpr: float
-    """The share of real videos that may be called fake, for which `fake_from` was chosen."""
+    """The share of real videos that may be called fake, for which `fake_from` was chosen; it holds for videos like those."""
     target_fnr: float
     """The share of fake videos that may be called real, for which `real_below` was chosen."""
     videos_real: int
@@ -208,29 +208,34 @@ def fit_isotonic(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Knots:
 def choose_thresholds(
     labels: npt.ArrayLike, calibrated: npt.ArrayLike, *, target_fpr: float, target_fnr: float
 ) -> tuple[float, float]:
-    """`real_below` and `fake_from`, both among the probabilities (N,) of the given videos.
+    """`real_below` and `fake_from`, each halfway between two probabilities of the given videos (N,) that lie side by side.
 
-    `fake_from` is the smallest with at most `target_fpr` of the real videos at or above it, `real_below` the largest
-    with at most `target_fnr` of the fake videos below it. Where the two cross, there is no band: both are `fake_from`.
+    `fake_from` is the smallest with k of the n real videos above it, (k + 1) / (n + 1) <= `target_fpr`: so a new real video
+    of the same kind is called fake with at most that chance (the quantile of split conformal prediction; with k / n the
+    chance would be greater). `real_below` is the largest with so few of the fake videos below it. Where the two cross,
+    every threshold between them keeps both targets: both are the one nearest to 0.5.
 
     Raises:
-        DatasetError: too few videos to show a target, or too many real ones share the highest probability.
+        DatasetError: too few videos to show a target, or no fake video lies above so many of the real ones.
     """
     is_fake, values = _check_videos(labels, calibrated)
     reals, fakes = np.sort(values[~is_fake]), np.sort(values[is_fake])
     _check_target("target_fpr", target_fpr, "real", len(reals))
     _check_target("target_fnr", target_fnr, "fake", len(fakes))
-    candidates = np.unique(values)
-    false_positive_rates = (len(reals) - np.searchsorted(reals, candidates, side="left")) / len(reals)
-    false_negative_rates = np.searchsorted(fakes, candidates, side="left") / len(fakes)
-    if false_positive_rates[-1] > target_fpr:
+    edges = np.concatenate([[0.0], np.unique(values), [1.0]])
+    candidates = (edges[1:] + edges[:-1]) / 2
+    false_positives = len(reals) - np.searchsorted(reals, candidates, side="left")
+    false_negatives = np.searchsorted(fakes, candidates, side="left")
+    fake_from = float(candidates[(false_positives + 1) / (len(reals) + 1) <= target_fpr][0])
+    real_below = float(candidates[(false_negatives + 1) / (len(fakes) + 1) <= target_fnr][-1])
+    if not (fakes >= fake_from).any():
         raise DatasetError(
-            f"{false_positive_rates[-1]:.3g} of the real videos have the highest probability, so no threshold calls only "
-            f"{target_fpr:g} of them fake; raise target_fpr, or choose the method temperature"
+            f"no threshold finds a fake and calls only {target_fpr:g} of the real videos fake: these reach as high as the "
+            "fakes; raise target_fpr, or choose the method temperature if isotonic makes them equal"
         )
-    fake_from = float(candidates[false_positive_rates <= target_fpr][0])
-    real_below = float(candidates[false_negative_rates <= target_fnr][-1])
-    return min(real_below, fake_from), fake_from
+    if real_below > fake_from:
+        real_below = fake_from = min(max(0.5, fake_from), real_below)
+    return real_below, fake_from
 
 
 def write_calibrated_copy(checkpoint_path: Path, output: Path, calibration: Calibration) -> None:
@@ -267,8 +272,8 @@ def _check_videos(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> tuple[
 
 def _check_target(name: str, target: float, label: str, videos: int) -> None:
     check(0 < target < 1, name, "must be between 0 and 1", target)
-    if not videos or 1 / videos > target:
-        needed = math.ceil(1 / target)
+    if 1 / (videos + 1) > target:
+        needed = math.ceil(1 / target) - 1
         raise DatasetError(
             f"{videos} {label} videos are too few to show a {name} of {target:g}, it takes {needed}; "
             f"add {label} videos or raise {name}"

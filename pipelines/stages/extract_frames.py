@@ -21,7 +21,7 @@ ROW_FORMAT = 1
 
 
 def extract_frames(
-    inputs: Sequence[str | Path],
+    inputs: Sequence[str | Path] | None,
     workspace: Path | str,
     config: ExtractConfig | None = None,
     options: RunOptions | None = None,
@@ -33,8 +33,8 @@ def extract_frames(
     """Write the frames of all inputs and the stage's manifest.
 
     Args:
-        inputs: files, folders (searched recursively), `.txt` lists or videos manifests; none at all means the videos
-            that `index` has listed in this workspace.
+        inputs: files, folders (searched recursively), `.txt` lists or videos manifests; None means the videos that
+            `index` has listed in this workspace.
         labels: CSV `video,label[,split,original,identity,…]`; without it, folders named `real` and `fake` label what
             they hold.
         splits: of a videos manifest, take only these.
@@ -45,7 +45,7 @@ def extract_frames(
     """
     config, options = config or ExtractConfig(), options or RunOptions()
     index = Path(workspace) / "index"
-    found = find_inputs(inputs or [_listed_in(index)], workspace=Path(workspace), splits=splits)
+    found = find_inputs([_listed_in(index)] if inputs is None else inputs, workspace=Path(workspace), splits=splits)
     provenance = Provenance(STAGE, ROW_FORMAT, settings_of(config))
     if options.overwrite:  # wrong inputs and labels are refused before anything is discarded
         videos = describe_inputs(found.files, labels=labels)

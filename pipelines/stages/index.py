@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from pipelines.datasets.dataset import Dataset, Finding, Listing
 from pipelines.datasets.table import find_dataset
 from pipelines.errors import DatasetError
 from pipelines.inputs import DigestCache
-from pipelines.manifest import Provenance, write_table
+from pipelines.manifest import Provenance, storage_error, write_table
 from pipelines.progress import ProgressCallback, ignore_progress
 from pipelines.records import FINISHED, LABELS, SPLITS, VideoRow, rows_to_table
-from pipelines.stage_loop import open_stage
+from pipelines.stage_loop import StageFolder, open_stage
 
 log = logging.getLogger(__name__)
 STAGE = "index"
@@ -69,7 +70,7 @@ def index_dataset(
         dataset: a name of `pipelines.datasets.table`.
         root: its folder as downloaded; for `csv` the file.
         check: read every file too, and report on counts, labels, files, copies and leaks. What it finds is reported, not
-            raised: the rows are written in any case.
+            raised: the rows are written in any case. Without it, a file that an earlier check has hashed keeps its digest.
 
     Raises:
         DatasetError: an unknown data set, or a folder that does not hold it.
@@ -80,10 +81,10 @@ def index_dataset(
     known = find_dataset(dataset)
     listing = _list_videos(known, Path(root))
     provenance = Provenance(STAGE, ROW_FORMAT, settings_of(config, dataset=dataset))
-    folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite)
+    folder = _open_folder(Path(workspace), provenance, overwrite=options.overwrite)
+    digests = DigestCache(folder.root / "digests.jsonl", verify=check and options.verify)
     videos = sorted(listing.videos, key=lambda video: video.path)
     if check:
-        digests = DigestCache(folder.root / "digests.jsonl", verify=options.verify)
         videos = inspect_files(
             videos,
             digests.digest_of,
@@ -93,6 +94,7 @@ def index_dataset(
         )
     else:
         _warn_of(listing.findings)
+        videos = [_with_known_digest(video, digests) for video in videos]
     videos, is_dealt = _choose_sides(videos, listing, config)
     kept = _drop_leaks(videos) if config.drop_leaks else videos
     write_table(rows_to_table(kept, VideoRow), folder.videos_path, provenance)
@@ -125,15 +127,37 @@ def _list_videos(dataset: Dataset, root: Path) -> Listing:
     return listing
 
 
+def _open_folder(workspace: Path, provenance: Provenance, *, overwrite: bool) -> StageFolder:
+    """The folder of the rows. Digests are of files and of no setting: they outlast `overwrite`."""
+    if overwrite:
+        rows_path = StageFolder(workspace / STAGE).videos_path
+        try:
+            rows_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(error, rows_path) from error
+    try:
+        return open_stage(workspace, provenance, overwrite=False)
+    finally:
+        with suppress(OSError):  # this stage has no parts
+            StageFolder(workspace / STAGE).parts_folder.rmdir()
+
+
+def _with_known_digest(video: VideoRow, digests: DigestCache) -> VideoRow:
+    """Copies that a check has found stay together: else a dealt split would move when it is dealt again."""
+    sha256 = digests.known_digest(Path(video.path))
+    return replace(video, video_id=sha256[:16], sha256=sha256) if sha256 else video
+
+
 def _choose_sides(videos: list[VideoRow], listing: Listing, config: IndexConfig) -> tuple[list[VideoRow], bool]:
     """The rows on their sides, and whether these were dealt."""
     given = sum(video.split is not None for video in videos)
     if config.split == "deal" or (config.split == "auto" and not listing.has_official_split and not given):
-        return _on_sides(videos, deal_sides(videos, config.fractions, config.seed)), True
+        return _deal(videos, config), True
     if config.split == "auto":
         if not listing.has_official_split:  # dealing the others could tear apart what the given splits hold together
             log.warning(
-                "%d of %d videos have no split in the lists and get none; give them one, or deal all with --split deal",
+                "%d of %d videos have no split in the lists and get none; "
+                "give them one, or deal all with --split deal --overwrite",
                 len(videos) - given,
                 len(videos),
             )
@@ -141,19 +165,37 @@ def _choose_sides(videos: list[VideoRow], listing: Listing, config: IndexConfig)
     return _on_sides(videos, [None if config.split == "none" else config.split] * len(videos)), False
 
 
-def _drop_leaks(videos: list[VideoRow]) -> list[VideoRow]:
+def _deal(videos: Sequence[VideoRow], config: IndexConfig) -> list[VideoRow]:
+    dealt = _on_sides(videos, deal_sides(videos, config.fractions, config.seed))
+    wanted = [side for side, fraction in zip(SPLITS, config.fractions, strict=True) if fraction > 0]
+    for side, label in _missing(dealt, wanted):
+        log.warning(
+            "no %s video is dealt to %s: too few are independent of the others; "
+            "use other --fractions or another --seed, with --overwrite, or add videos",
+            label,
+            side,
+        )
+    return dealt
+
+
+def _drop_leaks(videos: Sequence[VideoRow]) -> list[VideoRow]:
     kept = _on_sides(videos, drop_leaks(videos))
-    for side in SPLITS:
-        for label in LABELS:
-            before, after = (sum((v.split, v.label) == (side, label) for v in rows) for rows in (videos, kept))
-            if before and not after:
-                log.warning(
-                    "no %s video is left in %s: all %d share something with what is held out; use --split deal",
-                    label,
-                    side,
-                    before,
-                )
+    for side, label in _missing(kept, SPLITS):
+        before = sum((video.split, video.label) == (side, label) for video in videos)
+        if before:
+            log.warning(
+                "no %s video is left in %s: all %d share something with what is held out; use --split deal --overwrite",
+                label,
+                side,
+                before,
+            )
     return kept
+
+
+def _missing(videos: Sequence[VideoRow], sides: Sequence[str]) -> list[tuple[str, str]]:
+    """Each side with each class that it has no video of."""
+    there = {(video.split, video.label) for video in videos}
+    return [(side, label) for side in sides for label in LABELS if (side, label) not in there]
 
 
 def _on_sides(videos: Sequence[VideoRow], sides: Sequence[str | None]) -> list[VideoRow]:

@@ -134,6 +134,10 @@ def test_control_characters_of_names_do_not_reach_the_terminal(deepfake: Deepfak
         (["calibrate", "SCORES", "-o", "o.safetensors", "--labels", "LABELS"], "was not made by"),
         (
             ["calibrate", "MADE", "-o", "o.safetensors", "--labels", "LABELS"],
+            "made.csv does not tell how faces became videos",
+        ),
+        (
+            ["calibrate", "MADE", "-o", "o.safetensors", "--labels", "LABELS", "--aggregate", "mean"],
             "real videos are too few to show a target_fpr",
         ),
     ],
@@ -188,7 +192,7 @@ def test_calibrate_says_what_it_fitted_and_writes_the_copy(
     planted = plant(300, sharpness=3)
     scores, labels = write_planted(tmp_path, planted, model_sha256=file_digest(checkpoint))
     output = tmp_path / "calibrated.safetensors"
-    common = ("calibrate", scores, "--labels", labels, "--checkpoint", checkpoint, "-o", output)
+    common = ("calibrate", scores, "--labels", labels, "--checkpoint", checkpoint, "-o", output, "--aggregate", "mean")
     result = deepfake(*common, "--target-fpr", 0.05, "--target-fnr", 0.1, "--method", "isotonic")
     assert result.exit_code == 0, result.stderr
     first, second, *_ = result.stdout.splitlines()

@@ -97,17 +97,20 @@ def test_a_leak_ends_with_4_and_is_cured_by_dropping_or_dealing(
     result = deepfake("index", "csv", source, "-w", tmp_path / "kept", "--check", "-q")
     assert result.exit_code == 4
     assert name in _failed(result.stdout) and told in " ".join(result.stdout.split())
-    assert "cure: --drop-leaks or --split deal" in " ".join(result.stdout.split())
+    assert "cure: --drop-leaks or --split deal, with --overwrite" in " ".join(result.stdout.split())
     assert max(map(len, result.stdout.splitlines())) <= 100
     assert len(StageFolder(tmp_path / "kept" / "index").read_videos()) == 9  # written before the check failed
+    digests = (tmp_path / "kept" / "index" / "digests.jsonl").read_text()
     for cure in (["--drop-leaks"], ["--split", "deal", "--fractions", "0.4,0.3,0.3"]):
-        cured = deepfake("index", "csv", source, "-w", tmp_path / cure[0], "--check", *cure)
+        cured = deepfake("index", "csv", source, "-w", tmp_path / "kept", "--check", "--overwrite", *cure)
         assert cured.exit_code == 0, cured.stdout
+        assert (tmp_path / "kept" / "index" / "digests.jsonl").read_text() == digests  # nothing is hashed again
         assert _failed(cured.stdout) == set()
         assert ("dropped for leaks" in cured.stdout) == (cure[0] == "--drop-leaks")
         assert (", dealt in " in cured.stdout) == (cure[0] == "--split")
-    dropped = StageFolder(tmp_path / "--drop-leaks" / "index").read_videos()
-    assert {row.video_key for row in dropped if row.split == "test"} >= {"c", "c-fake"}
+        if cure[0] == "--drop-leaks":
+            dropped = StageFolder(tmp_path / "kept" / "index").read_videos()
+            assert {row.video_key for row in dropped if row.split == "test"} >= {"c", "c-fake"}
 
 
 @pytest.mark.parametrize(
@@ -163,6 +166,16 @@ def test_celeb_df_can_be_used_once_its_leaks_are_dropped(deepfake: Deepfake, tmp
     assert result.exit_code == 0, result.stdout
     assert "train     5 real  4 fake\ntest      2 real  1 fake\nno split  3 real  3 fake\n" in result.stdout
     assert "6 dropped for leaks" in result.stdout
+
+
+def test_only_where_no_input_is_named_the_index_stands_for_it(deepfake: Deepfake, videos: Path, tmp_path: Path) -> None:
+    deepfake("index", "csv", _list(videos, "sound", *SOUND), "-w", tmp_path)
+    for nothing in ("", "\n"):  # what a search has found, which may be nothing
+        refused = deepfake("extract-frames", "-", "-w", tmp_path, stdin=nothing)
+        assert refused.exit_code == 2 and "no videos found" in refused.stderr
+        assert not (tmp_path / "extract-frames").exists()
+    extracted = deepfake("extract-frames", "-w", tmp_path, "--frames", 1)
+    assert extracted.stdout.startswith("extract-frames: 6 videos (6 ok), 6 frames in ")
 
 
 @pytest.mark.parametrize("name", list(DATASETS))

@@ -136,6 +136,7 @@ def test_people_are_dealt_where_everybody_was_swapped_with_everybody(
     strangers = Counter(side for side, video in zip(sides, videos, strict=True) if video.identity is None)
     assert strangers == {"train": 80, "val": 10, "test": 10}
     assert labels[None, "real"] == 0 and kept_fakes > 0.3 * 600
+    assert "people and groups were dealt one by one, as they tie most videos together: " in caplog.text
     assert f"{labels[None, 'fake']} of {len(videos)} videos are left out" in caplog.text
 
 

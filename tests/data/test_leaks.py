@@ -128,6 +128,19 @@ def test_videos_on_no_side_tell_what_belongs_together() -> None:
     assert [(leak.kind, leak.value) for leak in find_leaks(sides, others=[original])] == [("identity", "Anna")]
 
 
+def test_an_identity_that_any_video_of_the_family_has_is_that_of_those_of_which_nothing_is_said() -> None:
+    """The family goes by a copy of the original, and only the original itself is said to show Anna."""
+    copy, original = _video("a", content="s"), _video("b", content="s", identity="Anna")
+    sides = {"train": [_video("f", original="b")], "test": [_video("g", identity="Anna")]}
+    for others in ([copy, original], [original, copy]):
+        expected = Leak("identity", "Anna", ("train", "test"), (("f",), ("g",)))
+        assert find_leaks(sides, others=others) == [expected]
+    source = _video("f2", original="b", identity="Anna;Ben")
+    assert [leak.value for leak in find_leaks(
+        {"train": [_video("f", original="b")], "test": [_video("g", identity="Ben")]}, others=[source]
+    )] == ["Ben"]  # fmt: skip
+
+
 def test_the_message_counts_and_names_and_says_what_to_do() -> None:
     train = [_video(f"t{number}", content=str(number), identity="Anna" if number < 3 else None) for number in range(6)]
     val = [_video(f"v{number}", content=str(number)) for number in range(3, 6)]

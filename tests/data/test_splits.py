@@ -253,6 +253,16 @@ def test_what_has_no_split_and_shows_somebody_who_is_held_out_never_trains() -> 
     assert _seen(split.train) == {f"person {number}" for number in range(1, 5)}
 
 
+def test_what_may_show_somebody_who_is_held_out_as_a_video_of_its_family_does_never_trains() -> None:
+    people = _people([4] * 5)
+    videos = [replace(video, split="val") if "person 0" in video.identities else video for video in people]
+    copy = _video("copy", "real", sha256="same")
+    quiet = _video("quiet", "real", sha256="same", identity="person 0")
+    fake = _video("fake", "fake", original="quiet")
+    split = split_videos([*videos, copy, quiet, fake], val_fraction=0.5, seed=0)
+    assert split.unused == [copy, quiet, fake]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_where_everybody_was_swapped_with_everybody_people_are_dealt_and_the_mixed_videos_left_out(seed: int) -> None:
     names = [f"person {number}" for number in range(12)]

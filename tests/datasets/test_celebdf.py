@@ -131,11 +131,35 @@ def test_without_the_list_nothing_has_a_side(tmp_path: Path) -> None:
     assert len(listing.videos) == len(STEMS)
 
 
-@pytest.mark.parametrize("line", ["2 Celeb-real/id0_0000.mp4", "Celeb-real/id0_0000.mp4", "1 id0_0000.mp4"])
-def test_a_line_of_another_form_is_passed_over(tmp_path: Path, line: str) -> None:
+MALFORMED = ("2 Celeb-real/id0_0000.mp4", "Celeb-real/id0_0000.mp4", "1 id0_0000.mp4", "1", "1 v2/Celeb-real/id0_0000")
+
+
+@pytest.mark.parametrize("line", MALFORMED)
+def test_a_line_of_another_form_may_hide_a_test_video_and_fails_the_check(tmp_path: Path, line: str) -> None:
     listing = list_celebdf_v2(_make(tmp_path, lines=[GOOD_LINES[1], line]))
-    assert _kinds(listing.findings) == [("layout", f"{LIST} line 2")]
+    assert _kinds(listing.findings) == [("label", f"{LIST} line 2")]
+    assert "get the list again" in listing.findings[0].message
+    assert listing.has_official_split
     assert {row.video_key: row.split for row in listing.videos}["celebdf-v2/Celeb-real/id0_0000"] == "train"
+
+
+@pytest.mark.parametrize("lines", [(), ("", " "), MALFORMED])
+def test_a_list_without_a_single_sound_line_gives_no_sides(tmp_path: Path, lines: Sequence[str]) -> None:
+    listing = list_celebdf_v2(_make(tmp_path, lines=lines))
+    malformed = [("label", f"{LIST} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    assert _kinds(listing.findings) == [*malformed, ("layout", LIST)]
+    assert "names no video, so nothing is known to be for testing" in listing.findings[-1].message
+    assert not listing.has_official_split
+    assert {row.split for row in listing.videos} == {None}
+    assert len(listing.videos) == len(STEMS)
+
+
+@pytest.mark.parametrize("between", ["\t", " \t ", "   "])
+def test_digit_and_path_may_stand_any_blanks_apart(tmp_path: Path, between: str) -> None:
+    lines = [line.replace(" ", between, 1) for line in GOOD_LINES]
+    listing = list_celebdf_v2(_make(tmp_path, lines=lines))
+    assert listing.findings == []
+    assert [row.split for row in listing.videos] == ["train", "test"] * 3
 
 
 def test_a_video_that_is_there_twice_gets_one_row(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_sound_data_set_passes_every_check() -> None:
 def test_a_leak_fails_its_check_with_examples_and_the_cure(added: list[VideoRow], name: str, detail: str) -> None:
     report = _check([*SOUND, *added])
     assert _named(report, name) == Check(
-        name, "failed", "0", str(len(added)), f"{detail}; cure: --drop-leaks or --split deal"
+        name, "failed", "0", str(len(added)), f"{detail}; cure: --drop-leaks or --split deal, with --overwrite"
     )
     assert {check.name for check in report.checks if check.outcome == "failed"} == {name}
     assert report.has_contradiction and not report.is_incomplete

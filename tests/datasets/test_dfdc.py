@@ -125,6 +125,40 @@ def test_missing_videos_of_a_part_are_one_finding(tmp_path: Path) -> None:
     assert [row.video_key for row in listing.videos] == [f"dfdc/{PART}/orphan", f"dfdc/{PART}/voice"]
 
 
+def test_names_in_other_letter_case_are_found(tmp_path: Path) -> None:
+    folder = _make_set(tmp_path / "test", {"aa.mp4": "1", "Bb.MP4": "0", "cc.mp4": "0"})
+    (folder / "aa.mp4").rename(folder / "AA.MP4")
+    (folder / "Bb.MP4").rename(folder / "bb.mp4")
+    listing = list_dfdc(tmp_path)
+    assert [(row.video_key, row.label, Path(row.path).name) for row in listing.videos] == [
+        ("dfdc/test/Bb", "real", "bb.mp4"),
+        ("dfdc/test/aa", "fake", "AA.MP4"),
+        ("dfdc/test/cc", "real", "cc.mp4"),
+    ]
+    assert listing.findings == []
+
+
+@pytest.mark.parametrize(
+    ("listed", "there", "found", "missing", "unlisted"),
+    [
+        (["a.mp4"], ["a.mp4", "A.mp4"], {"a": "a.mp4"}, [], ["A.mp4"]),
+        (["a.mp4", "A.mp4"], ["A.mp4"], {"A": "A.mp4"}, ["a.mp4"], []),
+        (["a.mp4", "A.mp4"], ["A.MP4"], {}, ["A.mp4", "a.mp4"], ["A.MP4"]),
+        (["a.mp4"], ["A.mp4", "A.MP4"], {}, ["a.mp4"], ["A.MP4", "A.mp4"]),
+    ],
+)
+def test_where_letter_case_leaves_a_choice_nothing_is_guessed(
+    tmp_path: Path, listed: list[str], there: list[str], found: dict[str, str], missing: list[str], unlisted: list[str]
+) -> None:
+    make_videos(tmp_path / "test", ["other.mp4", *there])
+    (tmp_path / "test/labels.csv").write_text("\n".join(["filename,label", "other.mp4,0", *(f"{n},1" for n in listed)]))
+    listing = list_dfdc(tmp_path)
+    assert {row.video_key[10:]: Path(row.path).name for row in listing.videos} == {"other": "other.mp4", **found}
+    told = {finding.kind: finding.message.split(": ")[-1].split(";")[0] for finding in listing.findings}
+    expected = {"missing": missing, "unlisted": unlisted}
+    assert told == {kind: ", ".join(names) for kind, names in expected.items() if names}
+
+
 def test_videos_that_no_list_names_are_one_finding_a_folder(tmp_path: Path) -> None:
     make_videos(_make_part(tmp_path / PART), ["more.mp4", "most.mp4", "._scene.mp4"])
     make_videos(tmp_path / "test_videos", ["unknown.mp4"])

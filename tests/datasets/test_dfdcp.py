@@ -78,6 +78,29 @@ def test_the_listed_path_counts_before_the_file_name(tmp_path: Path) -> None:
     assert [finding.kind for finding in listing.findings] == ["unlisted"]
 
 
+FAKE = {"label": "fake", "set": "test"}
+
+
+def test_a_video_is_not_taken_for_another_one_of_its_name(tmp_path: Path) -> None:
+    _make(tmp_path, {"method_A/1/clip.mp4": FAKE, "method_A/2/clip.mp4": FAKE})
+    (tmp_path / "method_A/2/clip.mp4").unlink()
+    listing = list_dfdcp(tmp_path)
+    assert [(row.video_key, row.path) for row in listing.videos] == [
+        ("dfdcp/method_A/1/clip", f"{tmp_path}/method_A/1/clip.mp4")
+    ]
+    (finding,) = listing.findings
+    assert finding.kind == "missing"
+    assert "1 of 2 listed videos are not there: method_A/2/clip.mp4" in finding.message
+
+
+def test_a_name_that_is_listed_twice_is_looked_for_at_its_path_only(tmp_path: Path) -> None:
+    _make(tmp_path, {"method_A/1/clip.mp4": FAKE, "method_A/2/clip.mp4": FAKE}, between="/videos/")
+    (tmp_path / "method_A/videos/2/clip.mp4").unlink()
+    listing = list_dfdcp(tmp_path)
+    assert listing.videos == []
+    assert [finding.kind for finding in listing.findings] == ["missing", "unlisted"]
+
+
 def test_a_file_name_that_could_be_several_videos_counts_as_missing(tmp_path: Path) -> None:
     _make(tmp_path, {"method_A/1/clip.mp4": {"label": "fake", "set": "test"}}, between="/videos/")
     make_videos(tmp_path, ["method_A/copy/clip.mp4"])

@@ -50,6 +50,77 @@ def test_videos_under_neither_are_one_finding_and_do_not_decide_about_the_sides(
     assert "5 videos that no list names: other/c.mp4, other/d.mp4, other/e.mp4 and 2 more" in finding.message
 
 
+def test_links_to_folders_are_followed_and_keep_their_names(tmp_path: Path) -> None:
+    _make_folder(tmp_path / "store", ["reals/a.mp4", "swaps/b.mp4"])
+    root = _make_folder(tmp_path / "mine", ["fake/c.mp4"])
+    (root / "real").symlink_to(tmp_path / "store/reals")
+    (root / "fake/more").symlink_to(tmp_path / "store/swaps")
+    listing = list_folder(root)
+    assert [(row.video_key, row.label, row.path) for row in listing.videos] == [
+        ("fake/c", "fake", f"{root}/fake/c.mp4"),
+        ("fake/more/b", "fake", f"{root}/fake/more/b.mp4"),
+        ("real/a", "real", f"{root}/real/a.mp4"),
+    ]
+    assert listing.findings == []
+
+
+@pytest.mark.parametrize(
+    ("links", "more"),
+    [
+        ({"real/up": "../..", "fake/self": "."}, []),
+        ({"real/other": "../fake", "fake/other": "../real"}, ["fake/other/a", "real/other/b"]),
+        ({"real/deep/er/back": "../../deep", "real/deep/er/top": "../../.."}, []),
+    ],
+)
+def test_links_are_not_followed_in_a_circle(tmp_path: Path, links: dict[str, str], more: list[str]) -> None:
+    root = _make_folder(tmp_path / "mine", ["real/a.mp4", "fake/b.mp4"])
+    for name, target in links.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).symlink_to(target)
+    listing = list_folder(root)
+    assert [row.video_key for row in listing.videos] == sorted(["fake/b", "real/a", *more])
+    assert listing.findings == []
+
+
+@pytest.mark.parametrize("link", ["real/latest", "real/b"])
+def test_a_file_that_a_link_shows_again_is_listed_once_and_told(tmp_path: Path, link: str) -> None:
+    root = _make_folder(tmp_path, ["real/day/a.mp4", "fake/b.mp4"])
+    (root / link).symlink_to("day")
+    listing = list_folder(root)
+    assert len(listing.videos) == 2
+    (finding,) = listing.findings
+    assert finding.kind == "layout"
+    assert "1 that a link shows a second time" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        ("train/fake", [("fake", "train"), ("real", "train")]),
+        ("test/real", [("real", "test"), ("real", "train")]),
+    ],
+)
+def test_a_link_that_contradicts_what_it_shows_is_left_for_the_check(
+    tmp_path: Path, link: str, expected: list[tuple[str, str]]
+) -> None:
+    root = _make_folder(tmp_path, ["train/real/a.mp4"])
+    (root / link).parent.mkdir(exist_ok=True)
+    (root / link).symlink_to(root / "train/real")
+    listing = list_folder(root)
+    assert [(row.label, row.split) for row in listing.videos] == expected
+    assert listing.findings == []
+
+
+def test_a_store_inside_the_root_is_not_passed_over_where_a_link_labels_it(tmp_path: Path) -> None:
+    root = _make_folder(tmp_path, ["all/a.mp4", "all/more/b.mp4", "rest/c.mp4"])
+    (root / "z").mkdir()
+    (root / "z/real").symlink_to("../all")
+    listing = list_folder(root)
+    assert [row.video_key for row in listing.videos] == ["z/real/a", "z/real/more/b"]
+    (finding,) = listing.findings
+    assert finding.message.endswith("1 videos that no list names: rest/c.mp4")
+
+
 def test_equal_stems_get_longer_keys(tmp_path: Path) -> None:
     listing = list_folder(_make_folder(tmp_path, ["real/a.mp4", "real/a.avi", "fake/a.mp4"]))
     assert [row.video_key for row in listing.videos] == ["fake/a", "real/a.avi", "real/a.mp4"]
@@ -102,7 +173,7 @@ def test_a_csv_gives_everything_that_is_known(tmp_path: Path) -> None:
             "clips/b",
             label="fake",
             split="test",
-            original="clips/a.mp4",
+            original="clips/a",
             identity="anna;ben",
             group="day2",
             dataset="other",
@@ -129,6 +200,100 @@ def test_paths_start_at_the_folder_of_the_csv_wherever_one_stands(
         ("other", f"{tmp_path}/other.mp4"),
     ]
     assert not listing.has_official_split
+
+
+ORIGINALS = ("a.mp4", "a.avi", "in/b.mp4", "in/c.d.mp4", "more/b.mp4", "../far/e.mp4", "more/c.d.mp4.avi")
+"""Their keys: a.mp4, a.avi, in/b, in/c.d, more/b, e, more/c.d.mp4."""
+
+
+def _make_fakes(folder: Path, *originals: str) -> Path:
+    """A CSV whose last lines, from line 9 on, are fakes of these."""
+    fakes = [f"fake{number}.mp4" for number in range(len(originals))]
+    lines = [f"{name},fake,{original}" for name, original in zip(fakes, originals, strict=True)]
+    reals = [f"{name},real," for name in ORIGINALS]
+    return _make_csv(folder, *reals, *lines, columns="path,label,original", videos=[*ORIGINALS, *fakes])
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ("a.mp4", "a.mp4"),
+        ("./in/../a.avi", "a.avi"),
+        ("in/b.mp4", "in/b"),
+        ("in/b", "in/b"),
+        ("in/c.d", "in/c.d"),
+        ("in/b.mov", "in/b"),
+        ("in\\b.mp4", "in/b"),
+        ("c.d.mp4", "in/c.d"),
+        ("c.d", "in/c.d"),
+        ("c.d.mov", "in/c.d"),
+        ("../far/e.mp4", "e"),
+        ("e", "e"),
+        ("ROOT/in/b.mp4", "in/b"),
+        ("fake0.mp4", "fake0"),
+    ],
+)
+def test_an_original_becomes_the_key_of_the_video_that_it_fits(tmp_path: Path, given: str, key: str) -> None:
+    path = _make_fakes(tmp_path / "mine", given.replace("ROOT", f"{tmp_path}/mine"))
+    listing = list_csv(path)
+    assert listing.videos[-1].original == key
+    assert key in [row.video_key for row in listing.videos]
+    assert listing.findings == []
+
+
+@pytest.mark.parametrize(
+    ("given", "first", "second"),
+    [
+        ("b.mp4", "in/b.mp4", "more/b.mp4"),
+        ("b", "in/b.mp4", "more/b.mp4"),
+        ("b.mov", "in/b.mp4", "more/b.mp4"),
+        ("a", "a.mp4", "a.avi"),
+    ],
+)
+def test_an_original_that_fits_several_videos_is_refused(tmp_path: Path, given: str, first: str, second: str) -> None:
+    path = _make_fakes(tmp_path / "mine", "in/b.mp4", given)
+    message = f"list.csv line 10: original {given} could be {first} or {second}; give the path"
+    with pytest.raises(DatasetError, match=message):
+        list_csv(path)
+    (path.parent / second).unlink()
+    with pytest.raises(DatasetError, match=message):
+        list_csv(path)
+
+
+@pytest.mark.parametrize("given", ["no.mp4", "elsewhere/b.mp4", "elsewhere\\no.mp4", "in", "/", ".."])
+def test_an_original_that_is_in_no_line_is_told_and_stays_as_it_is_given(tmp_path: Path, given: str) -> None:
+    listing = list_csv(_make_fakes(tmp_path / "mine", "in/b.mp4", given))
+    assert [row.original for row in listing.videos[-2:]] == ["in/b", given]
+    (finding,) = listing.findings
+    assert (finding.kind, finding.where) == ("unlisted", "line 10")
+    assert finding.message.startswith(f"original {given} of fake1.mp4 is in no line; fakes of one original are kept")
+
+
+def test_fakes_of_a_listed_original_that_is_not_there_name_it_alike(tmp_path: Path) -> None:
+    path = _make_fakes(tmp_path / "mine", "in/c.d.mp4", "c.d")
+    (path.parent / "in/c.d.mp4").unlink()
+    listing = list_csv(path)
+    assert [row.original for row in listing.videos[-2:]] == ["in/c.d.mp4", "in/c.d.mp4"]
+    assert [finding.where for finding in listing.findings] == ["line 5"]
+
+
+def test_backslashes_stand_for_slashes_unless_a_file_is_named_so(tmp_path: Path) -> None:
+    path = _make_csv(
+        tmp_path,
+        "in\\a.mp4,real,",
+        "in\\b.mp4,fake,masks\\b.mp4",
+        "in\\no.mp4,fake,",
+        columns="path,label,mask",
+        videos=["in/a.mp4", "in/b.mp4", "in\\b.mp4", "masks/b.mp4"],
+    )
+    listing = list_csv(path)
+    assert [(row.path, row.mask) for row in listing.videos] == [
+        (f"{tmp_path}/in/a.mp4", None),
+        (f"{tmp_path}/in\\b.mp4", f"{tmp_path}/masks/b.mp4"),
+    ]
+    assert [(finding.where, finding.message.split(" ")[0]) for finding in listing.findings] == [
+        ("line 4", "in\\no.mp4")
+    ]
 
 
 def test_keys_of_equal_names_become_longer(tmp_path: Path) -> None:
@@ -162,6 +327,7 @@ def test_a_video_or_mask_that_is_not_there_is_reported(tmp_path: Path) -> None:
         ("path,label", [",real"], "line 2 lacks the path or the label"),
         ("path,label,split", ["a.mp4,real,dev"], "unknown split 'dev'"),
         ("path,label", ["a.mp4,real", "b.mp4,fake", "./a.mp4,real"], r"./a.mp4 in line 2 and in line 4"),
+        ("path,label", ["./a.mp4,real", ".\\a.mp4,real"], r"in line 2 and in line 3"),
         ("video,label", ["a.mp4,real"], "lacks the column 'path'"),
         ("path,label", ["c.mp4,real"], "names no video that is there"),
     ],

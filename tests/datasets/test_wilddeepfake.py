@@ -85,6 +85,18 @@ def test_the_group_is_the_outermost_number(tmp_path: Path, below: str, archive: 
     assert listing.videos == [_row(tmp_path / "real_test" / below, "test/real", archive, below)]
 
 
+def test_links_to_folders_are_followed_but_not_in_a_circle(tmp_path: Path) -> None:
+    store, root = _make(tmp_path / "store", ["1/real/103", "2/real/104"]), tmp_path / "root"
+    (root / "real_train").mkdir(parents=True)
+    (root / "real_train/1").symlink_to(store / "1")
+    (root / "real_test").symlink_to(store / "2")
+    (store / "1/real/103/again").symlink_to(root / "real_train")
+    assert list_wilddeepfake(root).videos == [
+        _row(root / "real_test/real/104", "test/real", "104", "real/104"),
+        _row(root / "real_train/1/real/103", "train/real", "1", "1/real/103"),
+    ]
+
+
 def test_only_folders_that_hold_pictures_themselves_become_rows(tmp_path: Path) -> None:
     _make(tmp_path, ["fake_test/3/fake/9"])
     for name in ("fake_test/3/notes.txt", "fake_test/4/._1.png", "fake_test/5/1.mp4"):

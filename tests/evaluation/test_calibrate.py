@@ -46,7 +46,7 @@ SHARPNESS = 3.0
 
 @pytest.fixture
 def config(checkpoint: Path) -> CalibrateConfig:
-    return CalibrateConfig(checkpoint=str(checkpoint), target_fpr=0.05, target_fnr=0.05)
+    return CalibrateConfig(checkpoint=str(checkpoint), target_fpr=0.05, target_fnr=0.05, aggregate="max-track")
 
 
 @pytest.fixture(scope="module")
@@ -223,13 +223,28 @@ def test_scores_of_another_checkpoint_are_refused(
     assert not (tmp_path / "c.safetensors").exists()
 
 
-def test_scores_of_other_settings_are_warned_of(
-    tmp_path: Path, sources: tuple[Path, Path], config: CalibrateConfig, caplog: pytest.LogCaptureFixture
+def test_the_way_from_faces_to_videos_is_that_of_the_scores_or_must_be_said(
+    tmp_path: Path, sources: tuple[Path, Path], config: CalibrateConfig, checkpoint: Path
 ) -> None:
-    calibrate(sources[0], tmp_path / "c.safetensors", config, labels=sources[1])
-    assert caplog.text == ""
-    calibrate(sources[0], tmp_path / "d.safetensors", replace(config, aggregate="mean"), labels=sources[1])
-    assert "scores.csv was made with other settings than the checkpoint's own" in caplog.text
+    scores, labels = sources
+    output, config = tmp_path / "c.safetensors", replace(config, aggregate=None)
+    assert calibrate(scores, output, config, labels=labels).calibration.aggregate == "max-track"
+    with pytest.raises(
+        ConfigError, match=r"scores.csv was made with --aggregate max-track, not mean; leave the option"
+    ):
+        calibrate(scores, tmp_path / "d.safetensors", replace(config, aggregate="mean"), labels=labels)
+    rows = scores.read_text()
+    digest = resolve_settings(PredictConfig(str(checkpoint), aggregate="confident")).sha256
+    scores.write_text(rows.replace(resolve_settings(PredictConfig(str(checkpoint))).sha256, digest))
+    assert (
+        calibrate(scores, output, config, RunOptions(overwrite=True), labels=labels).calibration.aggregate
+        == "confident"
+    )
+    scores.write_text(rows.replace(resolve_settings(PredictConfig(str(checkpoint))).sha256, "0" * 64))
+    with pytest.raises(ConfigError, match="scores.csv does not tell how faces became videos.*say so with --aggregate"):
+        calibrate(scores, tmp_path / "d.safetensors", config, labels=labels)
+    said = replace(config, aggregate="mean")
+    assert calibrate(scores, tmp_path / "d.safetensors", said, labels=labels).calibration.aggregate == "mean"
 
 
 @pytest.mark.parametrize(
@@ -238,12 +253,12 @@ def test_scores_of_other_settings_are_warned_of(
         (
             {"target_fpr": 0.001},
             400,
-            r"\d+ real videos are too few to show a target_fpr of 0.001, it takes 1000; add real",
+            r"\d+ real videos are too few to show a target_fpr of 0.001, it takes 999; add real",
         ),
         (
             {"target_fnr": 0.004},
             400,
-            r"\d+ fake videos are too few to show a target_fnr of 0.004, it takes 250; add fake",
+            r"\d+ fake videos are too few to show a target_fnr of 0.004, it takes 249; add fake",
         ),
         ({}, 12, r"a calibration needs at least 10 (real|fake) videos with a score, got \d; add some"),
     ],

@@ -6,6 +6,7 @@ import json
 import typing
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -142,14 +143,15 @@ def test_scores_that_are_all_right_or_all_wrong_meet_a_bound(labels: list[int], 
 
 THRESHOLDS: dict[str, tuple[list[float], list[float], float, float, tuple[float, float]]] = {
     # the probabilities of the real and the fake videos, target_fpr, target_fnr, real_below, fake_from
-    "a quarter of each": ([0.1, 0.2, 0.3, 0.7], [0.4, 0.6, 0.8, 0.9], 0.25, 0.25, (0.4, 0.4)),
-    "a real one that scores high": ([0.1, 0.2, 0.3, 0.85], [0.4, 0.6, 0.8, 0.9], 0.2501, 0.25, (0.4, 0.4)),
-    "a band": ([0.1, 0.5, 0.6, 0.7], [0.2, 0.3, 0.8, 0.9], 0.25, 0.25, (0.3, 0.7)),
-    "half of each": ([0.1, 0.5, 0.6, 0.7], [0.2, 0.3, 0.8, 0.9], 0.5, 0.5, (0.6, 0.6)),
-    "ties of real ones count together": ([0.1, 0.6, 0.6, 0.7], [0.2, 0.3, 0.6, 0.9], 0.5, 0.25, (0.3, 0.7)),
-    "a fake at a real one's": ([0.1, 0.5, 0.6, 0.7], [0.2, 0.3, 0.7, 0.9], 0.25, 0.25, (0.3, 0.7)),
-    "ties of fakes count together": ([0.1, 0.5, 0.6, 0.9], [0.3, 0.3, 0.8, 0.9], 0.25, 0.25, (0.3, 0.8)),
-    "nothing overlaps": ([0.1, 0.2], [0.8, 0.9], 0.5, 0.5, (0.2, 0.2)),
+    "none of four": ([0.1, 0.2, 0.3, 0.7], [0.4, 0.6, 0.8, 0.9], 0.2, 0.2, (0.35, 0.75)),
+    "one of four": ([0.1, 0.2, 0.3, 0.7], [0.4, 0.6, 0.8, 0.9], 0.4, 0.2, (0.35, 0.35)),
+    "a band": ([0.1, 0.5, 0.6, 0.7], [0.2, 0.3, 0.8, 0.9], 0.2, 0.4, (0.25, 0.75)),
+    "they cross: the point nearest to a half": ([0.1, 0.3, 0.6, 0.7], [0.2, 0.4, 0.8, 0.9], 0.6, 0.6, (0.5, 0.5)),
+    "ties of real ones count together": ([0.1, 0.6, 0.6, 0.7], [0.2, 0.3, 0.6, 0.9], 0.6, 0.2, (0.15, 0.65)),
+    "a fake at a real one's": ([0.1, 0.5, 0.6, 0.7], [0.2, 0.3, 0.7, 0.9], 0.2, 0.2, (0.15, 0.8)),
+    "ties of fakes count together": ([0.1, 0.5, 0.6, 0.85], [0.3, 0.3, 0.8, 0.9], 0.2, 0.4, (0.2, 0.875)),
+    "nothing overlaps": ([0.1, 0.2], [0.8, 0.9], 0.4, 0.4, (0.5, 0.5)),
+    "nothing overlaps, all below a half": ([0.1, 0.2], [0.3, 0.4], 0.4, 0.4, (0.25, 0.25)),
 }
 
 
@@ -157,7 +159,8 @@ THRESHOLDS: dict[str, tuple[list[float], list[float], float, float, tuple[float,
 def test_thresholds_by_hand(name: str) -> None:
     reals, fakes, target_fpr, target_fnr, expected = THRESHOLDS[name]
     labels = [0] * len(reals) + [1] * len(fakes)
-    assert choose_thresholds(labels, reals + fakes, target_fpr=target_fpr, target_fnr=target_fnr) == expected
+    chosen = choose_thresholds(labels, reals + fakes, target_fpr=target_fpr, target_fnr=target_fnr)
+    assert chosen == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -168,27 +171,49 @@ def test_thresholds_are_the_best_of_all_that_keep_the_targets(seed: int) -> None
     target_fpr, target_fnr = rng.uniform(0.1, 0.4, 2)
     reals, fakes = values[labels == 0], values[labels == 1]
     low, high = choose_thresholds(labels, values, target_fpr=target_fpr, target_fnr=target_fnr)
-    assert high == min(value for value in values if np.mean(reals >= value) <= target_fpr)
-    assert low == min(high, max(value for value in values if np.mean(fakes < value) <= target_fnr))
+    seen = [0.0, *sorted(set(values)), 1.0]
+    between = [(left + right) / 2 for left, right in pairwise(seen)]
+    best_high = min(value for value in between if (np.sum(reals >= value) + 1) / 41 <= target_fpr)
+    best_low = max(value for value in between if (np.sum(fakes < value) + 1) / 31 <= target_fnr)
+    if best_low < best_high:
+        assert (low, high) == pytest.approx((best_low, best_high))
+    else:
+        assert best_high <= low == high <= best_low
+    assert (np.sum(reals >= high) + 1) / 41 <= target_fpr and (np.sum(fakes < low) + 1) / 31 <= target_fnr
+    assert low <= high
+
+
+def test_new_real_videos_are_called_fake_no_more_often_than_the_target_says() -> None:
+    rng = np.random.default_rng(0)
+    rates = {"fpr": [], "fnr": []}  # type: dict[str, list[float]]
+    labels = np.repeat([0, 1], 100)
+    for _ in range(300):
+        values = 1 / (1 + np.exp(-rng.normal(2.0 * labels - 1)))
+        low, high = choose_thresholds(labels, values, target_fpr=0.05, target_fnr=0.05)
+        new = 1 / (1 + np.exp(-rng.normal(2.0 * np.repeat([0, 1], 2000) - 1)))
+        rates["fpr"].append(float(np.mean(new[:2000] >= high)))
+        rates["fnr"].append(float(np.mean(new[2000:] < low)))
+    for found in rates.values():
+        assert 0.035 < np.mean(found) < 0.052
 
 
 @pytest.mark.parametrize(
     ("reals", "fakes", "target", "message"),
     [
         (
-            19,
+            18,
             99,
             0.05,
-            "19 real videos are too few to show a target_fpr of 0.05, it takes 20; add real videos or raise",
+            "18 real videos are too few to show a target_fpr of 0.05, it takes 19; add real videos or raise",
         ),
         (
             99,
-            19,
+            18,
             0.05,
-            "19 fake videos are too few to show a target_fnr of 0.05, it takes 20; add fake videos or raise",
+            "18 fake videos are too few to show a target_fnr of 0.05, it takes 19; add fake videos or raise",
         ),
-        (0, 19, 0.5, "0 real videos are too few to show a target_fpr of 0.5, it takes 2"),
-        (99, 999, 0.01, "it takes 100"),
+        (0, 19, 0.5, "0 real videos are too few to show a target_fpr of 0.5, it takes 1"),
+        (98, 999, 0.01, "it takes 99"),
     ],
 )
 def test_too_few_videos_to_show_a_target_are_refused_with_the_number_that_it_takes(
@@ -201,13 +226,13 @@ def test_too_few_videos_to_show_a_target_are_refused_with_the_number_that_it_tak
 
 @pytest.mark.parametrize("needed", [2, 3, 7, 10, 20, 49, 100, 1000])
 def test_exactly_as_many_videos_as_a_target_takes_are_enough(needed: int) -> None:
-    labels = [0, 1] * needed
+    labels = [0, 1] * (needed - 1)
     choose_thresholds(labels, np.linspace(0, 1, len(labels)), target_fpr=1 / needed, target_fnr=1 / needed)
 
 
 def test_real_videos_that_share_the_highest_probability_are_refused() -> None:
     with pytest.raises(
-        DatasetError, match="0.3 of the real videos have the highest probability.*only 0.2.*temperature"
+        DatasetError, match="no threshold finds a fake and calls only 0.2 of the real videos fake.*temperature"
     ):
         choose_thresholds([0] * 10 + [1] * 5, [0.1] * 7 + [0.9] * 8, target_fpr=0.2, target_fnr=0.2)
 

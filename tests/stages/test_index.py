@@ -14,7 +14,7 @@ from pipelines import ExtractConfig, IndexConfig, RunOptions, extract_frames, in
 from pipelines.data.leaks import find_leaks
 from pipelines.datasets.dataset import Dataset, Finding, Listing
 from pipelines.datasets.table import DATASETS
-from pipelines.errors import ConfigError, DatasetError, SettingsChangedError
+from pipelines.errors import ConfigError, DatasetError, SettingsChangedError, StorageError
 from pipelines.manifest import read_provenance
 from pipelines.progress import Progress
 from pipelines.records import SPLITS, VideoRow
@@ -67,6 +67,7 @@ def test_rows_are_those_of_the_listing_by_path_with_provenance(toy: Callable[...
     }  # fmt: skip
     assert (summary.dealt, summary.left_out, summary.dropped, summary.report) == (False, 0, 0, None)
     assert temporary_files(folder.root) == []
+    assert [path.name for path in folder.root.iterdir()] == ["videos.parquet"]
 
 
 @pytest.mark.parametrize(
@@ -126,6 +127,26 @@ def test_splits_of_some_videos_are_kept_and_the_others_get_none(
     summary = index_dataset("toy", toy(videos, official=False), tmp_path)
     assert _splits(summary.videos) == _splits(videos) and not summary.dealt
     assert "36 of 40 videos have no split in the lists and get none" in caplog.text
+    assert "--split deal --overwrite" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("videos", "fractions", "missing"),
+    [
+        (FREE[:4], (0.8, 0.1, 0.1), ["real video is dealt to test", "fake video is dealt to test"]),
+        (FREE[:4], (0.5, 0.0, 0.5), []),
+        (FREE[::2], (0.5, 0.5, 0.0), ["fake video is dealt to train", "fake video is dealt to val"]),
+        (FREE, (0.8, 0.1, 0.1), []),
+    ],
+    ids=["two groups for three sides", "two groups for two sides", "no fakes", "enough"],
+)
+def test_a_side_that_gets_no_video_of_a_class_is_one_warning_with_the_remedy(
+    toy: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    videos: list[VideoRow], fractions: tuple[float, float, float], missing: list[str],
+) -> None:  # fmt: skip
+    index_dataset("toy", toy(videos, official=False), tmp_path, IndexConfig(fractions=fractions))
+    remedy = "use other --fractions or another --seed, with --overwrite, or add videos"
+    assert caplog.messages == [f"no {what}: too few are independent of the others; {remedy}" for what in missing]
 
 
 def test_what_people_dealt_leave_out_is_counted(toy: Callable[..., Path], tmp_path: Path) -> None:
@@ -148,7 +169,9 @@ def test_videos_that_leak_lose_their_split_where_that_is_wanted(
     summary = index_dataset("toy", toy(OFFICIAL), tmp_path, IndexConfig(drop_leaks=True))
     assert _splits(summary.videos) == {"z": "test", "a": "train", "a-fake": None, "m": "val", "unlisted": None}
     assert (summary.dropped, summary.left_out) == (1, 0)
-    assert "no fake video is left in train: all 1 share something with what is held out" in caplog.text
+    assert caplog.messages == [
+        "no fake video is left in train: all 1 share something with what is held out; use --split deal --overwrite"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -168,6 +191,7 @@ def test_another_setting_is_refused_by_name_until_the_index_is_made_anew(
     with pytest.raises(SettingsChangedError, match=f"{message}; pass --overwrite"):
         index_dataset("toy", root, tmp_path, config)
     assert StageFolder(tmp_path / "index").read_videos() == before
+    assert [path.name for path in (tmp_path / "index").iterdir()] == ["videos.parquet"]
     index_dataset("toy", root, tmp_path, config, RunOptions(overwrite=True))
     assert index_dataset("toy", root, tmp_path, config).videos == StageFolder(tmp_path / "index").read_videos()
 
@@ -215,6 +239,15 @@ def test_a_refused_root_leaves_an_index_that_is_to_be_made_anew(toy: Callable[..
     with pytest.raises(DatasetError):
         index_dataset("toy", toy([]), tmp_path, options=RunOptions(overwrite=True))
     assert StageFolder(tmp_path / "index").read_videos() == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_workspace_that_is_a_file_can_not_be_written(
+    toy: Callable[..., Path], tmp_path: Path, overwrite: bool
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StorageError, match="could not write .*file/index"):
+        index_dataset("toy", toy(OFFICIAL), tmp_path / "file", options=RunOptions(overwrite=overwrite))
 
 
 @pytest.mark.parametrize(
@@ -282,13 +315,34 @@ def test_a_check_hashes_and_opens_and_is_not_done_twice(labelled: Path, tmp_path
     before = modification_times([digests])
     again = index_dataset("csv", labelled, tmp_path, check=True)
     assert again.videos == rows and modification_times([digests]) == before
+    index_dataset("csv", labelled, tmp_path, options=RunOptions(overwrite=True), check=True)
+    assert modification_times([digests]) == before
     index_dataset("csv", labelled, tmp_path, options=RunOptions(verify=True), check=True)
     assert len(digests.read_text().splitlines()) == 8
 
 
+@pytest.mark.parametrize("options", [RunOptions(), RunOptions(overwrite=True), RunOptions(verify=True)])
+def test_copies_that_a_check_has_found_stay_on_one_side_in_a_run_without_it(
+    tmp_path: Path, options: RunOptions
+) -> None:
+    root = tmp_path / "videos"
+    for number in range(24):
+        make_video(root / ("real", "fake")[number % 2] / f"{number}.mp4", seed=number % 12)
+    config = IndexConfig(fractions=(0.4, 0.3, 0.3))
+    checked = index_dataset("folder", root, tmp_path, config, check=True).videos
+    again = index_dataset("folder", root, tmp_path, config, options).videos
+    assert again == checked == StageFolder(tmp_path / "index").read_videos()
+    assert len({row.sha256 for row in again}) == len({(row.sha256, row.split) for row in again}) == 12
+    blind = index_dataset("folder", root, tmp_path / "blind", config).videos
+    assert {row.sha256 for row in blind} == {""} and _splits(blind) != _splits(again)
+    make_video(root / "real" / "0.mp4", seed=99)
+    changed = index_dataset("folder", root, tmp_path, config, options).videos
+    assert [Path(row.path).name for row in changed if not row.sha256] == ["0.mp4"]
+
+
 def test_extract_frames_goes_on_with_the_index(labelled: Path, tmp_path: Path) -> None:
     indexed = index_dataset("csv", labelled, tmp_path, check=True).videos
-    summary = extract_frames([], tmp_path, ExtractConfig(frames=4))
+    summary = extract_frames(None, tmp_path, ExtractConfig(frames=4))
     assert [(row.status, row.rows) for row in summary.videos] == [("ok", 4)] * 4
     assert [replace(row, rows=0) for row in summary.videos] == indexed
     fake = next(row for row in summary.videos if row.video_key == "fake1")
@@ -300,7 +354,7 @@ def test_extract_frames_goes_on_with_the_index(labelled: Path, tmp_path: Path) -
 
 def test_one_split_of_the_index_is_extracted(labelled: Path, tmp_path: Path) -> None:
     index_dataset("csv", labelled, tmp_path)
-    summary = extract_frames([], tmp_path, ExtractConfig(frames=2), splits=["test"])
+    summary = extract_frames(None, tmp_path, ExtractConfig(frames=2), splits=["test"])
     assert [row.video_key for row in summary.videos] == ["fake1", "real1"]
 
 
