@@ -177,15 +177,13 @@ def _draw_mask(
     x0, y0, x1, y1 = box
     canvas = rng.integers(*CANVAS_SIDE_PX, 2, endpoint=True)
     scale = canvas / (x1 - x0, y1 - y0)
-    # pixel centres: canvas index i shows box coordinates (i + 0.5) / scale
-    to_canvas = np.column_stack([np.diag(scale), -scale * (x0, y0) - 0.5])
+    to_canvas = np.column_stack([np.diag(scale), -scale * (x0, y0)])
     inside = _draw_elastic(_fill_hull(apply_transform(to_canvas, hull), canvas), rng) == 255
     # published as a Gaussian blur of which only what is still 1 is kept: where the whole kernel lies inside
     kernel = np.ones((int(rng.choice(KERNELS_PX)),) * 2, dtype=np.uint8)
     smaller = cv2.erode(inside.astype(np.uint8), kernel)
     taps, sigma = int(rng.choice(KERNELS_PX)), float(rng.choice(BLUR_SIGMAS_PX))
     soft: Mask = np.asarray(cv2.GaussianBlur(smaller.astype(np.float32), (taps, taps), sigma), dtype=np.float32)
-    soft /= max(float(soft.max()), 1e-6)
     mask = cv2.warpAffine(soft, cv2.invertAffineTransform(to_canvas), size_px, flags=cv2.INTER_LINEAR)
     return np.clip(np.asarray(mask, dtype=np.float32), 0, 1)
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from pipelines.data import faces as faces_module
-from pipelines.data.drawing import draw_balanced, draw_blended
+from pipelines.data.drawing import draw_balanced
 from pipelines.data.faces import (
     BATCHES_AHEAD,
     CACHE_BYTES_MAX,

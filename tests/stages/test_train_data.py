@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
+import pyarrow as pa
 import pytest
 from safetensors.torch import load_file
 
@@ -24,8 +26,11 @@ from pipelines import (
     train,
 )
 from pipelines.checkpoint import read_header
-from pipelines.errors import ConfigError, LeakError, ManifestError
-from pipelines.manifest import read_provenance, read_table
+from pipelines.errors import ConfigError, DatasetError, LeakError, ManifestError, SettingsChangedError
+from pipelines.faces.align import template_points
+from pipelines.faces.crops import landmark_columns
+from pipelines.image_files import SEPARATOR_PX
+from pipelines.manifest import read_provenance, read_table, write_table
 from pipelines.records import EpochRow, VideoRow, table_to_rows
 from pipelines.stages.train import make_contract
 from pipelines.training.settings import replace_settings
@@ -174,6 +179,73 @@ def test_a_preview_shows_faces_and_makes_no_run(work: Path, tmp_path: Path, name
     picture = cv2.imread(str(path))
     assert path == tmp_path / name and picture.shape[1] > picture.shape[0] > 4 * 32 and picture.std() > 10
     assert not (work / "train").exists() and temporary_files(tmp_path) == []
+
+
+def _rows_of_picture(path: Path) -> int:
+    return int((cv2.imread(str(path)).shape[0] + SEPARATOR_PX) / (32 + SEPARATOR_PX))
+
+
+def test_a_preview_shows_self_blends_where_they_are_trained_on(work: Path, tmp_path: Path) -> None:
+    plain = preview_augmentations(work, tmp_path / "plain.png", SHORT)
+    blends = preview_augmentations(work, tmp_path / "blends.png", _change(SHORT, self_blend=0.5))
+    faces = _rows_of_picture(plain)
+    reals = 3
+    assert faces == 6 and _rows_of_picture(blends) == faces + 2 * reals
+    before, after = cv2.imread(str(plain)), cv2.imread(str(blends))
+    assert (after[: before.shape[0]] == before).all() and after[before.shape[0] :].std() > 10
+
+
+def test_self_blends_lie_where_the_manifest_has_the_landmarks(work: Path, tmp_path: Path) -> None:
+    config, path = _change(SHORT, self_blend=1.0), work / "detect-faces" / "manifest.parquet"
+    table, provenance = read_table(path), read_provenance(path)
+    pictures = [preview_augmentations(work, tmp_path / "unknown.png", config).read_bytes()]
+    for moved in (0, 30):
+        rows = [row | landmark_columns(template_points() + moved, "crop_px") for row in table.to_pylist()]
+        write_table(pa.Table.from_pylist(rows, schema=table.schema), path, provenance)
+        pictures.append(preview_augmentations(work, tmp_path / f"{moved}.png", config).read_bytes())
+    assert pictures[2] != pictures[1]
+    unknown, known, moved_away = (
+        cv2.imdecode(np.frombuffer(each, np.uint8), cv2.IMREAD_COLOR).astype(float) for each in pictures
+    )
+    assert abs(unknown - known).mean() < 0.02 < 0.2 < abs(unknown - moved_away).mean()
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_self_blends_alone_train_without_fakes_but_not_half_of_them(tmp_path: Path, share: float) -> None:
+    labels = [("real", "train"), ("real", "train"), ("real", "val"), ("fake", "val")]
+    records = [
+        {"image": make_noise(n), "video": str(n), "label": label, "split": split}
+        for n, (label, split) in enumerate(labels)
+    ]
+    work, config = _import(tmp_path, records), _change(SHORT, self_blend=share)
+    if share < 1:
+        with pytest.raises(DatasetError, match=r"no fake video for training \(2 training, 2 validation videos\)"):
+            train(work, config)
+        return
+    summary = train(work, config)
+    assert (summary.train_videos, summary.val_videos, summary.epochs[0].images) == (2, 2, 8)
+    assert read_header(summary.checkpoint).provenance["settings"]["self_blend"] == 1.0
+
+
+def test_validation_needs_fakes_also_beside_self_blends(tmp_path: Path) -> None:
+    labels = [("real", "train"), ("fake", "train"), ("real", "val")]
+    records = [{"image": make_noise(n), "label": label, "split": split} for n, (label, split) in enumerate(labels)]
+    with pytest.raises(DatasetError, match="no fake video for validation"):
+        train(_import(tmp_path, records), _change(SHORT, self_blend=1.0))
+
+
+def test_a_run_of_before_a_setting_existed_goes_on_unless_that_is_now_used(work: Path) -> None:
+    folder = train(work, SHORT).folder
+    expected = (folder / "best.safetensors").read_bytes()
+    for path in (folder / "videos.parquet", folder / "manifest.parquet"):
+        provenance = read_provenance(path)
+        settings = {name: value for name, value in provenance.settings.items() if name != "self_blend"}
+        write_table(read_table(path), path, replace(provenance, settings=settings))
+    with pytest.raises(SettingsChangedError, match=r"self_blend was 0.0 and is now 0.25; pass --overwrite or another"):
+        train(work, _change(SHORT, self_blend=0.25))
+    train(work, SHORT)
+    assert (folder / "best.safetensors").read_bytes() == expected
+    assert read_provenance(folder / "manifest.parquet").settings["self_blend"] == 0.0
 
 
 def test_a_preview_is_the_same_each_time(work: Path, tmp_path: Path) -> None:

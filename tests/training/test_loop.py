@@ -292,6 +292,30 @@ def test_every_epoch_draws_the_frames_of_a_video_anew(
     assert len({tuple(epoch) for epoch in epochs}) > 1 and set(drawn) == set(range(8))
 
 
+@pytest.mark.parametrize(("share", "blends"), [(0.0, 0), (0.5, 2), (1.0, 4)])
+def test_self_blends_have_their_share_of_each_epoch_and_count_as_fake(
+    training_faces: tuple[list[Face], list[Face]], monkeypatch: pytest.MonkeyPatch, share: float, blends: int
+) -> None:
+    trainer = _trainer(epochs=4, self_blend=share)
+    faces = [FaceImages(side, Preprocessing(input_size=32), self_blends=True) for side in training_faces]
+    seen: list[Any] = []
+
+    def note(batch: Any, *_: Any) -> StepReport:
+        seen.append(batch)
+        trainer.step += 1
+        return StepReport(0, 0, 2, {"total": 1.0}, 1e-3, 1.0)
+
+    monkeypatch.setattr(trainer, "_run_step", note)
+    _give_aucs(trainer, monkeypatch, [0.5] * 4)
+    _run_all(trainer, (faces[0], faces[1]))
+    assert len(seen) == 8 and all(batch.labels.tolist() == [0, 1, 0, 1] for batch in seen)
+    indices = np.array([batch.indices for batch in seen]).reshape(4, 4, 2)
+    blended = indices[..., 0] == indices[..., 1]
+    assert blended.sum(axis=1).tolist() == [blends] * 4
+    assert all(faces[0].faces[index].label == 1 for index in indices[~blended][:, 1])
+    assert (len({row.tobytes() for row in blended}) > 1) == (share == 0.5), "other places in each epoch"
+
+
 def test_validation_is_of_the_averaged_network_by_video(images: tuple[FaceImages, FaceImages]) -> None:
     trainer = _trainer(epochs=1, backbone_epochs=0, ema_decay=0.75)
     row = _run(trainer, images)

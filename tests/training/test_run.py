@@ -48,6 +48,7 @@ FULL = BODY | {
     "precision": "32",
     "augment": "robust",
     "crop_jitter": 0.04,
+    "self_blend": 0.5,
     "drop_path_rate": 0.2,
     "attention_dropout": 0.25,
     "final_dropout": 0.5,
