@@ -70,7 +70,7 @@ def main() -> None:
         digest=inspect(CHECKPOINT).facts["sha256"][:12],
         metrics=metrics_table(reports),
         robustness=robustness_table(reports),
-        calibration=calibration_table(reports[PICTURED], calibrated, options.work),
+        calibration=calibration_table(reports[PICTURED], calibrated),
         verdicts=verdict_table(options.work),
         **{f"{name.replace('-', '_')}_commands": text for name, text in describe_commands().items()},
     )
@@ -127,7 +127,7 @@ def robustness_table(reports: Mapping[str, Report]) -> str:
     return _table(["", *reports], rows)
 
 
-def calibration_table(before: Report, after: Mapping[str, Report], work: Path) -> str:
+def calibration_table(before: Report, after: Mapping[str, Report]) -> str:
     rows = [
         [name, *(_show(report, f"video.{metric}") for metric in ("ece", "log_loss", "brier", "auc"))]
         for name, report in {"as trained": before, **after}.items()
@@ -161,7 +161,9 @@ def read_series(work: Path) -> list[Series]:
 
 def describe_commands() -> dict[str, str]:
     """What a reader would type."""
-    evaluate = [f"deepfake evaluate {file.source} --perturb faces -o {file.name}.json --pictures {file.name}" for file in FILES]
+    evaluate = [
+        f"deepfake evaluate {file.source} --perturb faces -o {file.name}.json --pictures {file.name}" for file in FILES
+    ]
     calibrate = [
         f"deepfake import-faces {FILES[0].source} -w {FILES[0].name}",
         f"deepfake calibrate {FILES[0].name} -o temperature.safetensors",

@@ -17,6 +17,8 @@ EXIT_INCOMPLETE = 3
 EXIT_CHECK_FAILED = 4
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+STARTS_ANEW = ("evaluate", "calibrate")
+"""Commands that keep nothing of a run that was stopped."""
 
 
 class Terminated(BaseException):
@@ -40,14 +42,20 @@ class ErrorBoundary(TyperGroup):
             _print_error(error)
             raise typer.Exit(EXIT_INCOMPLETE) from error
         except KeyboardInterrupt as error:
-            typer.echo("interrupted; what was finished is kept: run the same command again to go on", err=True)
+            typer.echo(f"interrupted{_what_is_kept(ctx)}", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from error
         except Terminated as error:
-            typer.echo("terminated; what was finished is kept: run the same command again to go on", err=True)
+            typer.echo(f"terminated{_what_is_kept(ctx)}", err=True)
             raise typer.Exit(EXIT_TERMINATED) from error
         except BrokenPipeError as error:  # `deepfake … | head`: the reader has gone
             sys.stdout = None
             raise typer.Exit(0) from error
+
+
+def _what_is_kept(ctx: Any) -> str:
+    if ctx.invoked_subcommand in STARTS_ANEW:
+        return ""
+    return "; what was finished is kept: run the same command again to go on"
 
 
 def _print_error(error: DeepfakeError) -> None:

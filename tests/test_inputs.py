@@ -245,6 +245,8 @@ def test_rows_of_a_labels_file_that_fit_no_input_are_counted_and_named(
         ("name,label\nb.mp4,real\n", r"lacks the column 'video'"),
         ("", r"lacks the column 'label'"),
         ("video,label\nc.mp4,real\n", r"names none of the 3 inputs; `video` must be their path relative to the folder"),
+        ('video,label\n"b.mp4,real\nm1/a.mp4,fake\n', r"is not a readable CSV file: unexpected end of data"),
+        ("video,label\n" + "x" * 200_000 + ",real\n", r"is not a readable CSV file: field larger than field limit"),
         ("video,label\nb.mp4,real\nm2/b.mp4,fake\n", r"'m2/b.mp4' is labelled twice, differently; keep one row"),
         ("video,label,identity\nb.mp4,real,A\nm2/b.mp4,real,B\n", r"'m2/b.mp4' is labelled twice, differently"),
     ],

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -14,6 +15,8 @@ from pipelines.records import LABELS, SPLITS, VideoRow
 
 log = logging.getLogger(__name__)
 EXAMPLES = 3
+DELIMITERS = ",;\t"
+"""Spreadsheets write the second where the comma stands in numbers, and the third when asked for text."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ def read_labels(path: Path, names: Mapping[Path, str]) -> dict[Path, VideoLabel]
     by_name: dict[str, list[Path]] = {}
     by_file_name: dict[str, list[Path]] = {}
     for input_path, name in names.items():
-        by_name.setdefault(name, []).append(input_path)
-        by_file_name.setdefault(PurePath(name).name, []).append(input_path)
+        by_name.setdefault(slashed(name), []).append(input_path)
+        by_file_name.setdefault(PurePath(slashed(name)).name, []).append(input_path)
     labels: dict[Path, VideoLabel] = {}
     unmatched: list[str] = []
     for video, label in read_label_rows(path):
@@ -86,20 +89,31 @@ def label_and_split_in(folder: PurePath) -> tuple[str | None, str | None]:
 
 
 def read_label_rows(path: Path) -> list[tuple[str, VideoLabel]]:
-    """The rows of a labels CSV: `video` and what is said of it.
+    """The rows of a labels CSV: `video`, with slashes, and what is said of it.
+
+    As spreadsheets write it, too: separated by commas, semicolons or tabs; spaces and capitals in the column names, labels
+    and splits do not count.
 
     Raises:
         DatasetError: not readable, missing columns, or an unknown label.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = {"video", "label"} - set(reader.fieldnames or ())
+            header = file.readline()
+            # strict: else a quote that is not closed swallows the rest of the file in silence
+            reader = csv.DictReader(chain([header], file), delimiter=max(DELIMITERS, key=header.count), strict=True)
+            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+            missing = {"video", "label"} - set(reader.fieldnames)
             if missing:
                 raise DatasetError(f"{path} lacks the column {sorted(missing)[0]!r}; it needs {CSV_COLUMNS}")
-            return [(record["video"], to_label(record, f"{path} line {reader.line_num}")) for record in reader]
-    except (OSError, UnicodeDecodeError) as error:
+            return [_make_row(record, f"{path} line {reader.line_num}") for record in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path} is not a readable CSV file: {error}") from error
+
+
+def slashed(name: str) -> str:
+    """A name as it is matched: with slashes for the backslashes of Windows."""
+    return name.replace("\\", "/")
 
 
 def to_label(record: Mapping[str, Any], where: str) -> VideoLabel:
@@ -114,3 +128,10 @@ def to_label(record: Mapping[str, Any], where: str) -> VideoLabel:
     if given["split"] is not None and given["split"] not in SPLITS:
         raise DatasetError(f"{where}: unknown split {given['split']!r}; use train, val or test")
     return VideoLabel(**given)
+
+
+def _make_row(record: Mapping[str, Any], where: str) -> tuple[str, VideoLabel]:
+    """What a row that is too short lacks is None."""
+    loose = {name: (record.get(name) or "").strip().lower() for name in ("label", "split")}
+    about = to_label({**record, **loose}, where)
+    return slashed(record["video"] or ""), replace(about, original=about.original and slashed(about.original))

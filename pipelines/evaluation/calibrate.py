@@ -13,7 +13,7 @@ import numpy as np
 from pipelines.checkpoint import CheckpointHeader, read_header
 from pipelines.config import Aggregate, CalibrateConfig, PredictConfig, RunOptions
 from pipelines.errors import CheckpointError, ConfigError
-from pipelines.evaluation.joining import join
+from pipelines.evaluation.joining import join, merge
 from pipelines.evaluation.loading import Loader, Source
 from pipelines.evaluation.protocols import aggregate_videos
 from pipelines.evaluation.scored import Floats, Integers, ScoredVideos
@@ -45,18 +45,24 @@ class CalibrateSummary:
     groups are too few."""
     shares: dict[str, dict[str, float]]
     """By label, then by verdict: the share of the videos of the fit."""
+    groups: int
+    """Of videos that are not independent; few of them tell less than many videos promise."""
 
     def lines(self) -> list[str]:
         """For people."""
         fit = self.calibration
         kind = f"temperature {fit.temperature:.3f}" if fit.temperature else f"isotonic, {len(fit.knots_x)} knots"
         lines = [
-            f"{self.path}: {kind}, fitted to {fit.videos_real} real and {fit.videos_fake} fake videos of {fit.source}",
+            f"{self.path}: {kind}, fitted to {fit.videos_real} real and {fit.videos_fake} fake videos "
+            f"in {self.groups} groups of {fit.source}",
             f"expected calibration error: {fit.ece_before:.3f} before, {fit.ece_after:.3f} after; {self._held_out()}",
             f"real below {fit.real_below:.4f}, fake from {fit.fake_from:.4f}",
         ]
         for label, shares in self.shares.items():
-            lines.append(f"{label} videos: " + ", ".join(f"{share:.1%} {verdict}" for verdict, share in shares.items()))
+            lines.append(
+                f"{label} videos of the fit: "
+                + ", ".join(f"{share:.1%} {verdict}" for verdict, share in shares.items())
+            )
         return lines
 
     def _held_out(self) -> str:
@@ -87,6 +93,8 @@ def calibrate(
         DatasetError: too few videos for the targets, or labels that do not fit.
     """
     config, options, output = config or CalibrateConfig(), options or RunOptions(), Path(output)
+    if output.is_dir():
+        raise ConfigError(f"{output} is a folder; name a file that ends in .safetensors")
     if output.exists() and not options.overwrite:
         raise ConfigError(f"{output} exists; pass --overwrite to replace it, or choose another name")
     if output.suffix != ".safetensors":
@@ -116,7 +124,10 @@ def calibrate(
         source=f"{opened.raw.name}, {'all videos' if opened.split == 'all' else opened.split}",
     )
     write_calibrated_copy(checkpoint.path, output, fit)
-    return CalibrateSummary(output, fit, _held_out_error(fit, videos, config.seed), _verdict_shares(fit, videos))
+    groups = len(np.unique(videos.clusters))
+    return CalibrateSummary(
+        output, fit, _held_out_error(fit, videos, config.seed), _verdict_shares(fit, videos), groups
+    )
 
 
 def _refuse_scores_of_others(source: Source, checkpoint: WeightsFile) -> None:
@@ -154,7 +165,7 @@ def _choose_aggregate(raw: RawScores, config: CalibrateConfig, header: Checkpoin
 
 
 def _videos_with_scores(source: Source, aggregate: Aggregate) -> ScoredVideos:
-    scored = join(source.raw, source.labelled, source.split)
+    scored = merge([join(source.raw, source.labelled, source.split)])
     if scored.faces is not None:
         scored = aggregate_videos(scored, aggregate)
     return scored.videos.select(~np.isnan(scored.videos.probabilities))

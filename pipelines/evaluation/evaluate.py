@@ -14,9 +14,9 @@ import numpy as np
 from pipelines.config import Aggregate, EvaluateConfig, PredictConfig, RunOptions
 from pipelines.errors import ConfigError
 from pipelines.evaluation.bootstrap import Estimate
-from pipelines.evaluation.joining import join, merge
+from pipelines.evaluation.joining import join, merge, name_sources
 from pipelines.evaluation.loading import Loader, Source
-from pipelines.evaluation.measuring import Bootstrap, Section, measure_sections
+from pipelines.evaluation.measuring import Bootstrap, Section, measure_sections, measure_whole
 from pipelines.evaluation.perturbations import Perturbation
 from pipelines.evaluation.protocols import (
     PROTOCOLS,
@@ -26,12 +26,13 @@ from pipelines.evaluation.protocols import (
     apply_protocol,
     frames_of,
 )
-from pipelines.evaluation.report import Report, RobustnessRow, check_report_path, write_report
+from pipelines.evaluation.report import Report, RobustnessRow, check_folder, check_report_path, write_report
 from pipelines.evaluation.scored import Scored
 from pipelines.evaluation.sources import RawScores, SourceKind, kind_of
 from pipelines.progress import ProgressCallback, ignore_progress
 
 DEFAULT_AGGREGATE: Aggregate = "max-track"
+FEW_GROUPS = 20
 SCORED_HERE: tuple[SourceKind, ...] = ("workspace", "crops")
 
 
@@ -62,6 +63,8 @@ def evaluate(
     config, options = config or EvaluateConfig(), options or RunOptions()
     for path in outputs:
         check_report_path(path)
+    if pictures:
+        check_folder(pictures)
     paths = [Path(sources)] if isinstance(sources, (str, Path)) else [Path(source) for source in sources]
     refuse_what_has_no_effect(paths, config)
     if config.perturb:
@@ -80,13 +83,15 @@ def evaluate(
         opened = [loader.open(path, stack) for path in paths]
         evaluation = _Evaluation(config, opened)
         report, scored, frames = evaluation.measure()
+        for path in outputs:
+            write_report(report, path)
         if config.perturb:
             from pipelines.evaluation.perturbed import perturbed_scores
 
             scores = perturbed_scores(opened, config, options, on_progress=on_progress)
             report = replace(report, robustness=[evaluation.measure_auc(change, raws) for change, raws in scores])
-    for path in outputs:
-        write_report(report, path)
+            for path in outputs:
+                write_report(report, path)
     if pictures:
         from pipelines.evaluation.gallery import draw_report
 
@@ -102,6 +107,8 @@ def refuse_what_has_no_effect(paths: Sequence[Path], config: EvaluateConfig) -> 
     """
     if not paths:
         raise ConfigError("nothing to measure: pass scores, details, a workspace or a Parquet of crops")
+    if config.kinds and not config.perturb:
+        raise ConfigError("--kinds has no effect without --perturb; pass --perturb faces or --perturb videos")
     kinds = {path: kind_of(path) for path in paths}
     for path, kind in kinds.items():
         for name in ("protocol", "aggregate"):
@@ -166,7 +173,7 @@ class _Evaluation:
         threshold = scored.videos.threshold if self.config.threshold is None else self.config.threshold
         splits = {source.split for source in self.sources}
         report = Report(
-            sources=[source.raw.name for source in self.sources],
+            sources=self._names(),
             sections=measure_sections(
                 scored.videos, frames, threshold, self.bootstrap, frame_threshold=self._frame_threshold(threshold)
             ),
@@ -187,8 +194,8 @@ class _Evaluation:
     def measure_auc(self, perturbation: Perturbation | None, raws: Sequence[RawScores]) -> RobustnessRow:
         """The same videos, scored under a perturbation."""
         scored, frames = self.prepare(raws)
-        sections = measure_sections(scored.videos, frames, None, self.bootstrap, frame_threshold=None)
-        return RobustnessRow(perturbation, _aucs(sections[0]), len(scored.videos) - sections[0].videos_scored)
+        whole = measure_whole(scored.videos, frames, self.bootstrap)
+        return RobustnessRow(perturbation, _aucs(whole), len(scored.videos) - whole.videos_scored)
 
     def _aggregate_of(self, raw: RawScores) -> Aggregate:
         """From faces to video, where it is done here or was in this call."""
@@ -206,14 +213,23 @@ class _Evaluation:
         is_calibrated = any(source.raw.calibration for source in self.sources)
         return threshold if self.config.threshold is not None or not is_calibrated else None
 
+    def _names(self) -> list[str]:
+        """The sources' own names, with as much of their paths as it takes to tell them apart."""
+        names = [source.raw.name for source in self.sources]
+        return names if len(set(names)) == len(names) else name_sources([source.raw.path for source in self.sources])
+
     def _single(self, name: str) -> Any:
         """What all sources agree on."""
         values = {getattr(source.raw, name) for source in self.sources}
         return values.pop() if len(values) == 1 else None
 
     def _notes(self, scored: Scored, frames: ScoredFrames | None) -> list[str]:
-        notes = []
-        num_real = int((scored.videos.labels == 0).sum())
+        notes = [source.raw.note for source in self.sources if source.raw.note]
+        num_real, num_groups = int((scored.videos.labels == 0).sum()), len(np.unique(scored.videos.clusters))
+        if num_groups < FEW_GROUPS and self.config.rounds:
+            notes.append(
+                f"intervals from {num_groups} groups are too narrow: what other groups would give is hardly known"
+            )
         if 0 < num_real < 1000:
             notes.append(
                 f"with {num_real} real videos a rate of 0.1 % false positives means none at all: the true positive rate "

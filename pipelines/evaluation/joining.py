@@ -1,9 +1,8 @@
-"""Which score belongs to which label: by video_key, then path, then content; a bare name only where it is unique."""
+"""Scores beside their labels, and several sources as one."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePath
@@ -11,19 +10,33 @@ from pathlib import PurePath
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.data.groups import group_videos
 from pipelines.errors import DatasetError
-from pipelines.evaluation.scored import Integers, Scored, ScoredFaces, ScoredVideos, Texts
-from pipelines.evaluation.sources import LabelledVideo, RawScores, without_suffix
-from pipelines.records import LABELS, VideoRow
+from pipelines.evaluation.clusters import name_clusters, number_clusters
+from pipelines.evaluation.matching import match, name_of_score, with_copies
+from pipelines.evaluation.scored import COLUMNS, NOT_SCORED, Integers, Scored, ScoredFaces, ScoredVideos, Texts
+from pipelines.evaluation.sources import LabelledVideo, RawScores
+from pipelines.records import LABELS, SPLITS
 
 log = logging.getLogger(__name__)
-NOT_SCORED = "not_scored"
+TABLE_SUFFIXES = (".csv", ".json", ".parquet")
 
 
 def choose_split(labelled: Sequence[LabelledVideo], split: str | None, default: str) -> str:
-    """The side that is asked for, else the default one where the labels have it, else `all`."""
-    return split or (default if any(row.about.split == default for row in labelled) else "all")
+    """The side that is asked for, else the default one; `all` where no label names a side.
+
+    Raises:
+        DatasetError: the labels name sides, but not the default one.
+    """
+    named = {row.about.split for row in labelled if row.about.label}
+    known = [side for side in SPLITS if side in named]
+    if split or not known:
+        return split or "all"
+    if default not in known:
+        raise DatasetError(
+            f"the labels name the split{'s' if len(known) > 1 else ''} {', '.join(known)} but no {default}; "
+            f"say which with --split {' or '.join([*known, 'all'])}"
+        )
+    return default
 
 
 def join(scores: RawScores, labelled: Sequence[LabelledVideo], split: str = "all") -> Scored:
@@ -35,51 +48,49 @@ def join(scores: RawScores, labelled: Sequence[LabelledVideo], split: str = "all
     Raises:
         DatasetError: a name that fits several videos, two scores of one video, or nothing that fits.
     """
-    scores, row_of = _with_copies(scores, labelled, _match(scores, labelled))
-    wanted = [row.about.label is not None and split in ("all", row.about.split) for row in labelled]
-    rows = [row for row, is_wanted in zip(labelled, wanted, strict=True) if is_wanted]
+    scores, row_of = with_copies(scores, labelled, match(scores, labelled))
+    wanted = np.array([row.about.label is not None and split in ("all", row.about.split) for row in labelled])
     position = np.cumsum(wanted) - 1
     video_of = np.array([position[row] if row >= 0 and wanted[row] else -1 for row in row_of], dtype=np.int64)
     if not (video_of >= 0).any():
         raise DatasetError(
             f"none of the {len(row_of)} scored videos of {scores.name} has a label"
             + ("" if split == "all" else f" of the split {split}")
-            + f"; a score such as {_name(scores, 0)!r} was looked for among labels such as {labelled[0].key!r}"
+            + f"; a score such as {name_of_score(scores, 0)!r} was looked for among labels such as {labelled[0].key!r}"
         )
     unlabelled = sum(row < 0 or labelled[row].about.label is None for row in row_of)
     if unlabelled:
         log.warning("%s: %d scored videos have no label and are left out", scores.name, unlabelled)
-    missing = len(rows) - len(set(video_of[video_of >= 0].tolist()))
-    if missing:
-        log.warning("%s: %d of %d labelled videos are not among the scores", scores.name, missing, len(rows))
-    return Scored(_make_videos(scores, rows, video_of), _make_faces(scores, video_of), (scores.name,))
+    videos = _make_videos(scores, labelled, wanted, video_of)
+    return Scored(videos, _make_faces(scores, video_of), (scores.name,), scores.path or scores.name)
 
 
 def merge(parts: Sequence[Scored]) -> Scored:
     """Several sources as one; videos whose labels name no data set go by the name of the source that scored them.
 
     Sources may share their labels: a video without a score in one of them is missing only if no other has scored it, and
-    counts once.
+    counts once. What is missing is counted in a warning.
 
     Raises:
         DatasetError: two sources have scored the same video.
     """
-    if len(parts) == 1:
-        return parts[0]
-    named = [_with_dataset(part) for part in _drop_scored_elsewhere(parts)]
-    counts = Counter(key for part in named for key in part.videos.keys)
-    twice = [key for key, number in counts.items() if number > 1]
-    if twice:
-        raise DatasetError(f"the video {twice[0]} is in more than one of the sources; measure them one by one")
+    merged = parts[0] if len(parts) == 1 else _merge(parts)
+    missing = int((merged.videos.statuses == NOT_SCORED).sum())
+    if missing:
+        names = ", ".join(merged.sources)
+        log.warning("%s: %d of %d labelled videos are not among the scores", names, missing, len(merged.videos))
+    return merged
+
+
+def _merge(parts: Sequence[Scored]) -> Scored:
+    names = name_sources([part.path for part in parts])
+    _refuse_shared(parts, names)
+    named = [_with_dataset(part, name) for part, name in zip(_drop_scored_elsewhere(parts), names, strict=True)]
     offsets = np.cumsum([0, *(len(part.videos) for part in named)])
-    columns = {
-        name: np.concatenate([getattr(part.videos, name) for part in named])
-        for name in ("keys", "labels", "probabilities", "statuses", "datasets", "methods", "compressions")
-    }
-    shifted = [part.videos.clusters + shift for part, shift in zip(named, _cluster_shifts(parts), strict=True)]
+    columns = {name: np.concatenate([getattr(part.videos, name) for part in named]) for name in COLUMNS}
+    columns["clusters"] = number_clusters(columns["cluster_names"])
     thresholds = {part.videos.threshold for part in named}
-    threshold = thresholds.pop() if len(thresholds) == 1 else None
-    videos = ScoredVideos(**columns, clusters=np.concatenate(shifted), threshold=threshold)
+    videos = ScoredVideos(**columns, threshold=thresholds.pop() if len(thresholds) == 1 else None)
     faces = None
     if all(part.faces is not None for part in named):
         tables = [
@@ -87,111 +98,60 @@ def merge(parts: Sequence[Scored]) -> Scored:
             for part, offset in zip(named, offsets, strict=False)
             if part.faces is not None
         ]
-        names = ("videos", "frames", "tracks", "areas", "probabilities")
-        faces = ScoredFaces(**{name: np.concatenate([getattr(table, name) for table in tables]) for name in names})
+        fields = ("videos", "frames", "tracks", "areas", "probabilities")
+        faces = ScoredFaces(**{name: np.concatenate([getattr(table, name) for table in tables]) for name in fields})
     return Scored(videos, faces, tuple(source for part in named for source in part.sources))
 
 
-def _match(scores: RawScores, labelled: Sequence[LabelledVideo]) -> list[int]:
-    """For each scored video the index of its label, -1 without."""
-    by_name, by_key = _index([row.name for row in labelled]), _index([row.key for row in labelled])
-    # a CSV may name a video_key as it is, and that may hold a dot
-    ways = (by_name, by_key, by_name, _index([row.sha256 for row in labelled]))
-    found = []
-    for index, (video, key, digest) in enumerate(zip(scores.videos, scores.keys, scores.digests, strict=True)):
-        names = (key, key or without_suffix(video), video, digest)
-        matches = next((way[name] for way, name in zip(ways, names, strict=True) if name and name in way), [])
-        found.append(_single(scores, labelled, index, matches))
-    _refuse_two_scores(scores, labelled, found)
-    by_bare_name = _index([_bare(row.name) for row in labelled])
-    taken = set(found)
-    for index, video in enumerate(scores.videos):
-        if found[index] < 0:
-            matches = by_bare_name.get(_bare(video), [])
-            found[index] = -1 if taken.issuperset(matches) else _single(scores, labelled, index, matches)
-    _refuse_two_scores(scores, labelled, found)
-    return found
+def name_sources(paths: Sequence[str]) -> list[str]:
+    """The shortest ends of the paths that tell them apart, such as `dfdc/scores`; equal paths have equal names."""
+    bare = [_without_table_suffix(path) for path in paths]
+    if len(set(bare)) < len(set(paths)):
+        bare = list(paths)
+    parts_of = {path: PurePath(path).parts for path in bare}
+    names = {}
+    for path, parts in parts_of.items():
+        others = [other for name, other in parts_of.items() if name != path]
+        length = 1
+        while length < len(parts) and any(other[-length:] == parts[-length:] for other in others):
+            length += 1
+        names[path] = PurePath(*parts[-length:]).as_posix()
+    return [names[path] for path in bare]
 
 
-def _with_copies(
-    scores: RawScores, labelled: Sequence[LabelledVideo], row_of: Sequence[int]
-) -> tuple[RawScores, list[int]]:
-    """With the labelled copies of a scored content that the scores do not name: details keep one file for all of them."""
-    scored = {digest: index for index, digest in enumerate(scores.digests) if digest}
-    known = set(row_of)
-    added = [row for row, video in enumerate(labelled) if row not in known and video.sha256 in scored]
-    of_added = [scored[labelled[row].sha256] for row in added]
-    extended = replace(
-        scores,
-        videos=[*scores.videos, *(labelled[row].name for row in added)],
-        keys=[*scores.keys, *(labelled[row].key for row in added)],
-        digests=[*scores.digests, *(labelled[row].sha256 for row in added)],
-        statuses=[*scores.statuses, *(scores.statuses[index] for index in of_added)],
-        probabilities=np.append(scores.probabilities, scores.probabilities[of_added])
-        if added
-        else scores.probabilities,
-    )
-    return extended, [*row_of, *added]
+def _without_table_suffix(path: str) -> str:
+    return str(PurePath(path).with_suffix("")) if PurePath(path).suffix.lower() in TABLE_SUFFIXES else path
 
 
-def _single(scores: RawScores, labelled: Sequence[LabelledVideo], index: int, matches: Sequence[int]) -> int:
-    """The one label that fits a score, -1 if none does."""
-    if len(matches) > 1:
-        first, second = (labelled[match].name for match in matches[:2])
-        raise DatasetError(
-            f"{scores.name}: the score of {_name(scores, index)!r} could be that of {first!r} or of {second!r}; "
-            "name the labels by video_key or path, as predict and index write them"
-        )
-    return matches[0] if matches else -1
-
-
-def _refuse_two_scores(scores: RawScores, labelled: Sequence[LabelledVideo], found: Sequence[int]) -> None:
-    taken: dict[int, int] = {}
-    for index, row in enumerate(found):
-        if row < 0:
-            continue
-        other = taken.setdefault(row, index)
-        if other != index:
-            raise DatasetError(
-                f"{scores.name}: {_name(scores, other)!r} and {_name(scores, index)!r} both fit the label of "
-                f"{labelled[row].name!r}; "
-                "name the labels by video_key or path, as predict and index write them"
-            )
-
-
-def _name(scores: RawScores, index: int) -> str:
-    return scores.keys[index] or scores.videos[index]
-
-
-def _index(names: Sequence[str]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for index, name in enumerate(names):
-        if name:
-            found.setdefault(name, []).append(index)
-    return found
-
-
-def _bare(name: str) -> str:
-    """The file's own name without suffix."""
-    return PurePath(without_suffix(name)).name
-
-
-def _make_videos(scores: RawScores, rows: Sequence[LabelledVideo], video_of: Integers) -> ScoredVideos:
+def _make_videos(
+    scores: RawScores, labelled: Sequence[LabelledVideo], wanted: npt.NDArray[np.bool_], video_of: Integers
+) -> ScoredVideos:
+    rows = [row for row, is_wanted in zip(labelled, wanted, strict=True) if is_wanted]
+    scope = labelled[0].file or scores.path or scores.name
+    # of all labels: an original of another side still says who is in a fake
+    cluster_names = np.array(name_clusters(labelled, scope), dtype=object)[wanted]
     probabilities = np.full(len(rows), np.nan)
     statuses = np.full(len(rows), NOT_SCORED, dtype=object)
+    digests = np.array([row.sha256 for row in rows], dtype=object)
     known = video_of >= 0
     probabilities[video_of[known]] = scores.probabilities[known]
     statuses[video_of[known]] = np.array(scores.statuses, dtype=object)[known]
+    scored_digests = np.array(scores.digests, dtype=object)
+    has_digest = known & (scored_digests != "")
+    digests[video_of[has_digest]] = scored_digests[has_digest]
 
     def column(name: str) -> Texts:
         return np.array([getattr(row.about, name) or "" for row in rows], dtype=object)
 
     return ScoredVideos(
         keys=np.array([row.key for row in rows], dtype=object),
+        ids=np.array([_identify(row, scope) for row in rows], dtype=object),
+        digests=digests,
         labels=np.array([LABELS.index(row.about.label) for row in rows], dtype=np.int64),
         probabilities=probabilities,
         statuses=statuses,
-        clusters=_clusters(rows),
+        cluster_names=cluster_names,
+        clusters=number_clusters(cluster_names),
         datasets=column("dataset"),
         methods=column("method"),
         compressions=column("compression"),
@@ -199,14 +159,11 @@ def _make_videos(scores: RawScores, rows: Sequence[LabelledVideo], video_of: Int
     )
 
 
-def _clusters(rows: Sequence[LabelledVideo]) -> Integers:
-    """By `group` if there is one, else by the first identity (a swap's is its target), else by original and content."""
-    videos = [VideoRow(row.sha256[:16], row.sha256, row.key, row.name, **vars(row.about)) for row in rows]
-    names = [
-        f"group {video.group}" if video.group else f"person {video.identities[0]}" if video.identities else origin
-        for video, origin in zip(videos, group_videos(videos), strict=True)
-    ]
-    return np.unique(np.array(names, dtype=object), return_inverse=True)[1].astype(np.int64)
+def _identify(row: LabelledVideo, scope: str) -> str:
+    """See `ScoredVideos.ids`."""
+    if row.file:
+        return f"{row.file}: {row.name} {row.key}"
+    return f"{row.about.dataset or scope}: {row.key} {row.sha256}"
 
 
 def _make_faces(scores: RawScores, video_of: Integers) -> ScoredFaces | None:
@@ -231,23 +188,30 @@ def _make_faces(scores: RawScores, video_of: Integers) -> ScoredFaces | None:
     )
 
 
-def _cluster_shifts(parts: Sequence[Scored]) -> list[int]:
-    """What is added to the clusters of each part: nothing where all have the same labels, and so the same clusters."""
-    if all(np.array_equal(part.videos.keys, parts[0].videos.keys) for part in parts):
-        return [0] * len(parts)
-    return [int(shift) for shift in np.cumsum([0, *(part.videos.clusters.max() + 1 for part in parts[:-1])])]
+def _refuse_shared(parts: Sequence[Scored], sources: Sequence[str]) -> None:
+    """Refuse a row of shared labels, or a content, that two parts have scored."""
+    source_of: dict[str, str] = {}
+    for part, source in zip(parts, sources, strict=True):
+        told = part.videos.select(part.videos.statuses != NOT_SCORED)
+        for key, names in zip(told.keys, zip(told.ids, told.digests, strict=True), strict=True):
+            other = next((source_of[name] for name in names if name in source_of), None)
+            if other is not None:
+                raise DatasetError(
+                    f"the video {key} is in more than one of the sources, {other} and {source}; measure them one by one"
+                )
+        source_of |= {name: source for name in (*told.ids, *told.digests) if name}
 
 
 def _drop_scored_elsewhere(parts: Sequence[Scored]) -> list[Scored]:
     """Without what another part has scored, or an earlier one is missing too."""
-    told = {key for part in parts for key in part.videos.keys[part.videos.statuses != NOT_SCORED]}
+    told = {name for part in parts for name in part.videos.ids[part.videos.statuses != NOT_SCORED]}
     kept = []
     for part in parts:
         is_missing = part.videos.statuses == NOT_SCORED
         wanted = np.array(
-            [not missing or key not in told for key, missing in zip(part.videos.keys, is_missing, strict=True)]
+            [not missing or name not in told for name, missing in zip(part.videos.ids, is_missing, strict=True)]
         )
-        told.update(part.videos.keys[wanted])
+        told.update(part.videos.ids[wanted])
         kept.append(_select(part, wanted))
     return kept
 
@@ -260,9 +224,8 @@ def _select(part: Scored, wanted: npt.NDArray[np.bool_]) -> Scored:
     return replace(part, videos=part.videos.select(wanted), faces=faces)
 
 
-def _with_dataset(part: Scored) -> Scored:
+def _with_dataset(part: Scored, source: str) -> Scored:
     """Data sets and keys that do not meet those of another source."""
-    source = PurePath(part.sources[0]).stem if part.sources else ""
     videos = part.videos
     known = zip(videos.datasets, videos.statuses, strict=True)
     datasets = np.array([name or ("" if status == NOT_SCORED else source) for name, status in known], dtype=object)

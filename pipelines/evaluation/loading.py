@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipelines.config import PredictConfig, RunOptions
@@ -61,14 +61,16 @@ class Loader:
         """
         kind = kind_of(path)
         if kind == "crops":
-            return self._score(stack.enter_context(imported(path, self.options, self.on_progress)))
+            return self._score(stack.enter_context(imported(path, self.options, self.on_progress)), named=path)
         if kind == "workspace":
-            return self._score(path)
+            return self._score(path, named=path)
         raw = read_details(path) if kind == "details" else read_score_file(path)
+        if self.labels:
+            raw = replace(raw, note=None)  # the labels say which videos there are
         labelled = read_labelled(self.labels) if self.labels else labels_from_folders(raw)
         return Source(raw, labelled, choose_split(labelled, self.split, self.default_split))
 
-    def _score(self, workspace: Path) -> Source:
+    def _score(self, workspace: Path, *, named: Path) -> Source:
         folder, _ = open_upstream(workspace, "detect-faces")
         videos = folder.read_videos()
         own = [describe_row(video) for video in videos]
@@ -79,4 +81,4 @@ class Loader:
         # labels from elsewhere may name other splits than the workspace does
         splits = () if split == "all" or self.labels else (split,)
         raw = score_workspace(workspace, self.predict, self.options, splits=splits, on_progress=self.on_progress)
-        return Source(raw, labelled, split, workspace, splits)
+        return Source(replace(raw, path=named.absolute().as_posix()), labelled, split, workspace, splits)

@@ -85,6 +85,12 @@ def measure_sections(
     return sections
 
 
+def measure_whole(videos: ScoredVideos, frames: ScoredFrames | None, bootstrap: Bootstrap) -> Section:
+    """All videos, without their parts."""
+    empty = Section(None, None, None, 0, 0, 0, 0, None, {})
+    return _measure(empty, videos, frames, np.ones(len(videos), dtype=bool), (None, None), bootstrap)
+
+
 def _parts(videos: ScoredVideos) -> Iterator[tuple[tuple[str | None, str | None, str | None], Mask]]:
     """Which videos each section has. A method's fakes stand beside the real videos of its data set and compression."""
     yield (None, None, None), np.ones(len(videos), dtype=bool)

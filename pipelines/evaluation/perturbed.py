@@ -17,6 +17,7 @@ from pipelines.evaluation.perturbations import PERTURBATIONS, Perturbation, pert
 from pipelines.evaluation.robustness import PerturbedFaces, score_perturbed
 from pipelines.evaluation.scoring import join_rows
 from pipelines.evaluation.sources import FaceColumns, RawScores, read_details
+from pipelines.manifest import read_provenance
 from pipelines.progress import Progress, ProgressCallback
 from pipelines.records import VideoRow
 from pipelines.stage_loop import StageFolder
@@ -54,6 +55,13 @@ def check_perturbations(workspaces: Sequence[Path], config: EvaluateConfig) -> N
             raise ConfigError(
                 f"{path} holds faces without their videos; pass --perturb faces, or a workspace of extract-frames"
             )
+        videos = [video for video in _frames_folder(path).read_videos() if video.status == "ok"]
+        gone = [video.path for video in videos if not Path(video.path).is_file()]
+        if gone:
+            told = f"{len(gone)} of the {len(videos)} videos of {path} are not where they were, such as {gone[0]}"
+            if len(gone) == len(videos):
+                raise ConfigError(f"{told}; run this in the folder that extract-frames was run in, or --perturb faces")
+            log.warning("%s", told)
 
 
 def choose_perturbations(kinds: Sequence[str]) -> list[Perturbation]:
@@ -122,8 +130,8 @@ def _score_videos(
     options: RunOptions,
     on_progress: ProgressCallback,
 ) -> RawScores:
-    """All videos of a source written anew, then scored from file to probability as `predict` does."""
-    settings = PredictConfig(checkpoint=config.checkpoint, aggregate=config.aggregate)
+    """All videos of a source written anew, then scored from file to probability as the workspace was made."""
+    settings = _settings_of(source, config)
     name = _name(perturbation)
     with TemporaryDirectory(prefix="deepfake-") as folder:
         paths = []
@@ -132,15 +140,29 @@ def _score_videos(
             paths.append(_rewrite(video, Path(folder) / f"{number:06d}.mp4", perturbation, config.seed))
         on_progress(Progress(name, len(videos), len(videos), "video"))
         details = Path(folder) / "details"
+        details.mkdir()  # stays empty where no video can be read
         summary = predict(paths, settings, options, details=details, on_progress=on_progress)
         row_of = {row.video: row for row in summary.rows}
         rows = [
             replace(row_of[path.as_posix()], video=video.path, video_key=video.video_key)
             for path, video in zip(paths, videos, strict=True)
         ]
-        return replace(
-            join_rows(source.raw.name, rows, read_details(details, may_be_empty=True)), aggregate=source.raw.aggregate
-        )
+        raw = join_rows(source.raw.name, rows, read_details(details, may_be_empty=True))
+    return replace(raw, aggregate=source.raw.aggregate, path=source.raw.path)
+
+
+def _settings_of(source: Source, config: EvaluateConfig) -> PredictConfig:
+    """As the workspace's frames and faces were made, as far as `predict` can do the same."""
+    assert source.workspace is not None
+    faces = read_provenance(StageFolder(source.workspace / "detect-faces").manifest_path)
+    frames = faces.upstream.settings if faces.upstream else {}
+    return PredictConfig(
+        checkpoint=config.checkpoint,
+        aggregate=config.aggregate,
+        frames=None if frames.get("fps") else frames.get("frames"),
+        max_side=faces.settings["max_side"],
+        min_score=faces.settings["min_score"],
+    )
 
 
 def _name(perturbation: Perturbation | None) -> str:

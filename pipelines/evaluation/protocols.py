@@ -26,21 +26,29 @@ class Protocol:
     """Per video, spread evenly."""
     face: Literal["largest", "most-suspicious"]
     """Which face stands for a frame with several."""
+    counts_missing: bool
+    """Whether a video without a face counts, as 0.5; else it is left out."""
     source: str
 
+    @property
+    def quoted(self) -> str:
+        """The level of the report's figures that is quoted."""
+        return "video_all" if self.counts_missing else self.level
+
     def __str__(self) -> str:
+        missing = "count as 0.5" if self.counts_missing else "are left out"
         return (
             f"{self.name}: {self.level} level, {self.frames} frames a video, the {self.face} face of a frame, "
-            f"video score the mean of its frames ({self.source})"
+            f"video score the mean of its frames; videos without a face {missing} ({self.source})"
         )
 
 
 PROTOCOLS: Mapping[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
-        Protocol("paper", "frame", 30, "largest", "Zhao et al. 2021, section 4"),
-        Protocol("deepfakebench", "frame", 32, "largest", "Yan et al. 2023"),
-        Protocol("sbi", "video", 32, "most-suspicious", "Shiohara and Yamasaki 2022"),
+        Protocol("paper", "frame", 30, "largest", False, "Zhao et al. 2021, section 4"),
+        Protocol("deepfakebench", "frame", 32, "largest", False, "Yan et al. 2023"),
+        Protocol("sbi", "video", 32, "most-suspicious", True, "Shiohara and Yamasaki 2022"),
     )
 }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from pipelines.evaluation.bootstrap import Estimate
 from pipelines.evaluation.measuring import LEVELS, Section
 from pipelines.evaluation.perturbations import Perturbation
 from pipelines.evaluation.protocols import Protocol
-from pipelines.manifest import replace_atomically
+from pipelines.manifest import replace_atomically, storage_error
 
 REPORT_SUFFIXES = (".json", ".md")
 COLUMN_TITLES = {"video": "video", "video_all": "video, 0.5 for those without a score", "frame": "frame"}
@@ -147,13 +149,13 @@ class Report:
         rows.append(["video score", self.aggregate])
         if self.protocol:
             rows.append(["protocol", str(self.protocol)])
-            headline = whole.levels[self.protocol.level]["auc"]
+            headline = whole.levels[self.protocol.quoted]["auc"]
             rows.append(["quoted figure", f"{self.protocol.level}-level AUC {show(headline)}"])
         if self.rounds:
             rows.append(
                 [
                     "intervals",
-                    f"{self.confidence:.0%}, {self.rounds} bootstrap rounds over the groups, seed {self.seed}",
+                    f"{100 * self.confidence:g} %, {self.rounds} bootstrap rounds over the groups, seed {self.seed}",
                 ]
             )
         return Table("What was measured", ["", ""], rows)
@@ -208,9 +210,32 @@ def write_report(report: Report, path: Path) -> None:
 
 
 def check_report_path(path: Path) -> None:
-    """Refuse an output of unknown format before any work is done."""
+    """Refuse an output that can not be written before any work is done.
+
+    Raises:
+        ConfigError: of unknown format, or a folder.
+        StorageError: its folder can not be made or written to.
+    """
     if path.suffix not in REPORT_SUFFIXES or path.is_dir():
         raise ConfigError(f"{path} must be a file that ends in .json or .md")
+    check_folder(path.parent)
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder of an output.
+
+    Raises:
+        ConfigError: it is a file.
+        StorageError: it can not be made or written to.
+    """
+    if folder.is_file():
+        raise ConfigError(f"{folder} is a file; name a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, folder) from error
+    if not os.access(folder, os.W_OK):
+        raise storage_error(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), folder)
 
 
 def show(estimate: Estimate) -> str:
@@ -228,15 +253,15 @@ def _one_line(text: str) -> str:
 
 
 def metric_titles(threshold: float | None) -> dict[str, str]:
-    stored = "the stored threshold" if threshold is None else f"the stored threshold {threshold:.3g}"
+    other = "the threshold" if threshold is None else f"the threshold {threshold:.3g}"
     return {
         "auc": "AUC",
         "ap": "average precision",
         "eer": "equal error rate",
         "accuracy": "accuracy at 0.5",
         "balanced_accuracy": "balanced accuracy at 0.5",
-        "accuracy_at_threshold": f"accuracy at {stored}",
-        "balanced_accuracy_at_threshold": f"balanced accuracy at {stored}",
+        "accuracy_at_threshold": f"accuracy at {other}",
+        "balanced_accuracy_at_threshold": f"balanced accuracy at {other}",
         "log_loss": "log loss",
         "brier": "Brier score",
         "ece": "expected calibration error",

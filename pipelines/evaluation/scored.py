@@ -12,6 +12,10 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Texts = npt.NDArray[np.object_]
+NOT_SCORED = "not_scored"
+COLUMNS = ("keys", "ids", "digests", "labels", "probabilities", "statuses", "cluster_names", "clusters", "datasets",
+           "methods", "compressions")  # fmt: skip
+"""Of `ScoredVideos`, each with a value a video."""
 
 
 @dataclass(frozen=True)
@@ -19,15 +23,21 @@ class ScoredVideos:
     """N labelled videos; arrays of length N, in one order."""
 
     keys: Texts
-    """`video_key`, unique."""
+    """`video_key`."""
+    ids: Texts
+    """Equal in two sources only for one video: a row of the labels file, else data set or source, key and content."""
+    digests: Texts
+    """Of the content, as the scores know it, else the labels; empty text where neither does."""
     labels: Integers
     """0 real, 1 fake."""
     probabilities: Floats
     """NaN where the video has no score."""
     statuses: Texts
     """`ok`, another status of the score's row, or `not_scored` where the scores do not know the video."""
+    cluster_names: Texts
+    """Videos of one name are not independent (same group, person or original); so too in different sources."""
     clusters: Integers
-    """Videos of one number are not independent (same group, person or original): a bootstrap draws them together."""
+    """The same as numbers: a bootstrap draws the videos of one number together."""
     datasets: Texts
     """Empty text where nobody has said; so too for the next two."""
     methods: Texts
@@ -40,8 +50,7 @@ class ScoredVideos:
 
     def select(self, chosen: npt.NDArray[Any]) -> ScoredVideos:
         """The videos of a mask (N,) or of indices."""
-        columns = ("keys", "labels", "probabilities", "statuses", "clusters", "datasets", "methods", "compressions")
-        return ScoredVideos(**{name: getattr(self, name)[chosen] for name in columns}, threshold=self.threshold)
+        return ScoredVideos(**{name: getattr(self, name)[chosen] for name in COLUMNS}, threshold=self.threshold)
 
 
 @dataclass(frozen=True)
@@ -70,3 +79,5 @@ class Scored:
     """None where only scores of videos are known: then nothing can be said of frames."""
     sources: Sequence[str] = ()
     """What it was read from, for the report."""
+    path: str = ""
+    """Where the one source lies; empty text for several."""

@@ -50,7 +50,7 @@ def score_workspace(
             raise DatasetError(
                 f"{workspace} has no face that could be scored; look at: deepfake inspect {workspace}/detect-faces"
             )
-        raw = join_rows(workspace.name, summary.rows, read_details(details))
+        raw = join_rows(workspace.resolve().name, summary.rows, read_details(details))
     contract = read_header(resolve_weights(config.checkpoint, kind="checkpoint").path).preprocessing
     return replace(raw, aggregate=config.aggregate or contract.aggregate)
 

@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from pipelines.data.cropped_sources import IMAGE_COLUMNS
-from pipelines.data.labels import VideoLabel, label_and_split_in, read_label_rows
-from pipelines.errors import ConfigError, DatasetError, ManifestError
+from pipelines.data.labels import VideoLabel, label_and_split_in, read_label_rows, slashed
+from pipelines.errors import ConfigError, DatasetError
 from pipelines.evaluation.scored import Floats, Integers
-from pipelines.manifest import read_note, read_provenance, read_table
+from pipelines.evaluation.tables import (
+    encode,
+    find_maker,
+    read_frame,
+    read_probabilities,
+    read_texts,
+    read_threshold,
+    refuse_faces_without_score,
+    refuse_other_tables,
+    single_value,
+)
+from pipelines.manifest import read_table
 from pipelines.records import FaceScoreRow, VideoRow, schema_of, table_to_rows
 from pipelines.scoring.calibration import Calibration
 
 SourceKind = Literal["scores", "details", "workspace", "crops"]
-SCORE_COLUMNS = ("video", "video_key", "sha256", "status", "fake_probability", "threshold", "model",
-                 "model_sha256", "settings_sha256")  # fmt: skip
 FACE_COLUMNS = ("video", "video_key", "sha256", "frame_index", "track", "x0_px", "y0_px", "x1_px", "y1_px",
                 "fake_probability")  # fmt: skip
-EMPTY_CELLS = ("", "nan", "none", "null")
-NEEDED_FACE_COLUMNS = ("video", "frame_index", "track", "fake_probability")
+DETAILS_NOTE = "details do not list videos without a face, nor copies; pass --labels to count them"
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,10 @@ class RawScores:
     """How the videos' probabilities came from their faces, where that is known."""
     calibration: Calibration | None = None
     """What `predict` makes of the aggregated faces; the faces themselves are as the network scores them."""
+    path: str = ""
+    """Where it lies, absolute: tells sources of one name apart. Empty text where nobody has said."""
+    note: str | None = None
+    """What people must know if the labels come from the scores' own folders."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,8 @@ class LabelledVideo:
     key: str
     about: VideoLabel = field(default_factory=lambda: VideoLabel(None))
     sha256: str = ""
+    file: str = ""
+    """The labels file that it stands in, which sources may share; empty text for what a source says itself."""
 
 
 def kind_of(path: Path) -> SourceKind:
@@ -117,23 +129,24 @@ def read_score_file(path: Path) -> RawScores:
     Raises:
         ConfigError: no table, or without `video`, `status` or `fake_probability`.
     """
-    table = _read_frame(path)
+    table = read_frame(path)
     for name in ("video", "status", "fake_probability"):
         if name not in table:
             raise ConfigError(f"{path} has no column {name!r}; pass a file of scores made by: deepfake predict -o")
     if table.empty:
         raise ConfigError(f"{path} holds no rows")
     return RawScores(
-        name=path.name,
-        videos=_texts(table, "video"),
-        keys=_texts(table, "video_key"),
-        digests=_texts(table, "sha256"),
-        statuses=_texts(table, "status"),
-        probabilities=_probabilities(table["fake_probability"], path),
-        threshold=_single(pd.to_numeric(table["threshold"], errors="coerce")) if "threshold" in table else None,
-        model=_single(table["model"]) if "model" in table else None,
-        model_sha256=_single(table["model_sha256"]) if "model_sha256" in table else None,
-        settings_sha256=_single(table["settings_sha256"]) if "settings_sha256" in table else None,
+        name=_absolute(path).name,
+        path=_absolute(path).as_posix(),
+        videos=read_texts(table, "video"),
+        keys=read_texts(table, "video_key"),
+        digests=read_texts(table, "sha256"),
+        statuses=read_texts(table, "status"),
+        probabilities=read_probabilities(table["fake_probability"], path),
+        threshold=read_threshold(table["threshold"], path) if "threshold" in table else None,
+        model=single_value(table["model"]) if "model" in table else None,
+        model_sha256=single_value(table["model_sha256"]) if "model_sha256" in table else None,
+        settings_sha256=single_value(table["settings_sha256"]) if "settings_sha256" in table else None,
     )
 
 
@@ -141,11 +154,11 @@ def read_details(path: Path, *, may_be_empty: bool = False) -> RawScores:
     """Scored faces: a `--details` folder, or one Parquet file with the rows of many.
 
     Raises:
-        ConfigError: no such table.
+        ConfigError: no such table, a face without a probability, or faces scored by several checkpoints.
     """
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     try:
-        _refuse_other_tables(files)
+        refuse_other_tables(files)
         schema = pa.schema([schema_of(FaceScoreRow).field(name) for name in FACE_COLUMNS])
         rows = pyarrow.dataset.dataset(files, schema=schema, format="parquet")
         table = rows.to_table(columns=list(FACE_COLUMNS))
@@ -153,16 +166,18 @@ def read_details(path: Path, *, may_be_empty: bool = False) -> RawScores:
         raise ConfigError(f"{path} does not hold details made by: deepfake predict --details ({error})") from error
     if not table.num_rows and not may_be_empty:
         raise ConfigError(f"{path} holds no scored face")
-    codes, videos = _encode(table.column("video"))
+    codes, videos = encode(table.column("video"))
     first = np.full(len(videos), -1)
     first[codes[::-1]] = np.arange(table.num_rows)[::-1]
     named = table.select(["video_key", "sha256"]).take(first)
-    made_by = {_maker_of(file) for file in files}
-    threshold, model, model_sha256, fit = made_by.pop() if len(made_by) == 1 else (None,) * 4
+    probabilities = read_probabilities(table.column("fake_probability").to_pandas(), path)
+    refuse_faces_without_score(files, probabilities)
+    threshold, model, model_sha256, fit = find_maker(files)
     calibration = Calibration.from_json(json.loads(fit)) if fit else None
     boxes = [table.column(name).to_numpy() for name in ("x0_px", "y0_px", "x1_px", "y1_px")]
     return RawScores(
-        name=path.name,
+        name=_absolute(path).name,
+        path=_absolute(path).as_posix(),
         videos=videos,
         keys=[key or "" for key in named.column("video_key").to_pylist()],
         digests=[digest or "" for digest in named.column("sha256").to_pylist()],
@@ -173,27 +188,32 @@ def read_details(path: Path, *, may_be_empty: bool = False) -> RawScores:
             frames=table.column("frame_index").to_numpy(),
             tracks=table.column("track").to_numpy(),
             areas=(boxes[2] - boxes[0]) * (boxes[3] - boxes[1]),
-            probabilities=_probabilities(table.column("fake_probability").to_pandas(), path),
+            probabilities=probabilities,
         ),
         threshold=float(threshold) if threshold else None,
         model=model,
         model_sha256=model_sha256,
         aggregate=calibration.aggregate if calibration else None,
         calibration=calibration,
+        note=DETAILS_NOTE,
     )
 
 
 def read_labelled(path: Path) -> list[LabelledVideo]:
-    """The rows of a labels CSV or of a videos manifest.
+    """The rows of a labels CSV, equal ones once, or of a videos manifest.
 
     Raises:
-        DatasetError: no readable CSV, an unknown label, or no rows.
+        DatasetError: no readable CSV, an unknown label, a video labelled twice, or no rows.
         ManifestError: no manifest.
     """
     if path.suffix.lower() == ".parquet":
-        found = [describe_row(row) for row in table_to_rows(read_table(path, VideoRow), VideoRow)]
+        rows = [describe_row(row) for row in table_to_rows(read_table(path, VideoRow), VideoRow)]
+        found = [replace(row, file=str(path)) for row in rows]
     else:
-        found = [LabelledVideo(video, without_suffix(video), about) for video, about in read_label_rows(path)]
+        about_of = _labels_by_video(path)
+        found = [
+            LabelledVideo(video, without_suffix(video), about, file=str(path)) for video, about in about_of.items()
+        ]
     if not found:
         raise DatasetError(f"{path} holds no rows; name the videos and their labels in it")
     return found
@@ -210,17 +230,17 @@ def labels_from_folders(scores: RawScores) -> list[LabelledVideo]:
     Raises:
         DatasetError: no folder says anything.
     """
-    found = []
+    found: dict[LabelledVideo, None] = {}
     for video, key, digest in zip(scores.videos, scores.keys, scores.digests, strict=True):
-        label, split = label_and_split_in(PurePath(video).parent)
+        label, split = label_and_split_in(PurePath(slashed(video)).parent)
         if label:
-            found.append(LabelledVideo(video, key or video, VideoLabel(label, split), digest))
+            found[LabelledVideo(video, key or video, VideoLabel(label, split), digest)] = None
     if not found:
         raise DatasetError(
             f"{scores.name}: nothing says which videos are real; pass --labels with a CSV (video,label) or the "
             "videos.parquet of a stage"
         )
-    return found
+    return list(found)
 
 
 def without_suffix(name: str) -> str:
@@ -229,68 +249,17 @@ def without_suffix(name: str) -> str:
     return path.with_suffix("").as_posix() if path.name else name
 
 
-def _read_frame(path: Path) -> pd.DataFrame:
-    try:
-        if path.suffix.lower() == ".json":
-            return pd.DataFrame(json.loads(path.read_text("utf-8", errors="surrogateescape")), dtype=object)
-        if path.suffix.lower() == ".csv":
-            # not str: pandas would keep that as UTF-8, which can not hold every file name
-            return pd.read_csv(
-                path, dtype=object, keep_default_na=False, encoding_errors="surrogateescape", quoting=csv.QUOTE_MINIMAL
-            )
-        names = [name for name in SCORE_COLUMNS if name in pq.read_schema(path).names]
-        frame: pd.DataFrame = pq.read_table(path, columns=names).to_pandas()
-        return frame
-    except (ValueError, OSError, pa.ArrowException) as error:
-        raise ConfigError(f"{path} is not a readable table of scores: {error}") from error
+def _absolute(path: Path) -> Path:
+    """So that `.` has a name; symbolic links keep theirs."""
+    return Path(os.path.abspath(path))
 
 
-def _refuse_other_tables(files: Sequence[Path]) -> None:
-    """Columns that a file lacks are read as empty, which these must not be."""
-    for file in files:
-        missing = sorted(set(NEEDED_FACE_COLUMNS) - set(pq.read_schema(file).names))
-        if missing:
-            raise ConfigError(f"{file} has no column {missing[0]!r}; pass what was made by: deepfake predict --details")
-
-
-def _maker_of(details: Path) -> tuple[str | None, str | None, str | None, str | None]:
-    """Threshold, model, its digest and calibration, of a file that `predict` has written; of another, nothing is known."""
-    try:
-        settings = read_provenance(details).settings
-        model, sha256 = settings.get("checkpoint"), settings.get("checkpoint_sha256")
-        return read_note(details, "threshold"), model, sha256, read_note(details, "calibration")
-    except ManifestError:
-        return (None,) * 4
-
-
-def _texts(table: pd.DataFrame, name: str) -> list[str]:
-    if name not in table:
-        return [""] * len(table)
-    return ["" if value is None or value != value else str(value) for value in table[name].tolist()]
-
-
-def _probabilities(column: Any, path: Path) -> Floats:
-    """As numbers in 0..1, NaN where empty."""
-    values: Floats = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    for cell in column[np.isnan(values)].dropna().unique():
-        if str(cell).strip().lower() not in EMPTY_CELLS:
-            raise ConfigError(
-                f"{path} holds the probability {cell!r}, which is no number; write it as in 0.93, or not at all"
-            )
-    known = values[~np.isnan(values)]
-    if len(known) and not (known.min() >= 0 and known.max() <= 1):
-        raise ConfigError(f"{path} holds probabilities outside 0..1, such as {known[(known < 0) | (known > 1)][0]:g}")
-    return values
-
-
-def _single(column: Any) -> Any:
-    """The value that all rows have, or None."""
-    values = column.dropna().unique()
-    return values[0] if len(values) == 1 else None
-
-
-def _encode(column: Any) -> tuple[npt.NDArray[np.int64], list[str]]:
-    encoded = column.combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
-    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+def _labels_by_video(path: Path) -> dict[str, VideoLabel]:
+    """What a CSV says of each video."""
+    about_of: dict[str, VideoLabel] = {}
+    for video, about in read_label_rows(path):
+        if not video and about.label:
+            raise DatasetError(f"{path} has a label without a video; name the video, or remove the row")
+        if about_of.setdefault(video, about) != about:
+            raise DatasetError(f"{path}: {video!r} is labelled twice, differently; keep one row")
+    return about_of

@@ -102,11 +102,11 @@ def test_the_summary_tells_what_was_fitted(tmp_path: Path, sources: tuple[Path, 
     fit, lines = summary.calibration, summary.lines()
     assert lines[0] == (
         f"{output}: temperature {fit.temperature:.3f}, fitted to {fit.videos_real} real and {fit.videos_fake} fake "
-        "videos of scores.csv, all videos"
+        "videos in 400 groups of scores.csv, all videos"
     )
     assert f"{fit.ece_before:.3f} before, {fit.ece_after:.3f} after; {summary.ece_held_out:.3f} on videos" in lines[1]
     assert lines[2] == f"real below {fit.real_below:.4f}, fake from {fit.fake_from:.4f}"
-    assert lines[3].startswith(f"real videos: {summary.shares['real']['real']:.1%} real, ")
+    assert lines[3].startswith(f"real videos of the fit: {summary.shares['real']['real']:.1%} real, ")
 
 
 def test_the_held_out_error_is_of_videos_whose_group_was_left_out(

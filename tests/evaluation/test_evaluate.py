@@ -242,3 +242,51 @@ def test_nothing_is_warned_of_where_everything_fits(tmp_path: Path, caplog: pyte
     with caplog.at_level(logging.WARNING, logger="pipelines"):
         figures(*write_planted(tmp_path, plant(30)))
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(("groups", "is_noted"), [(19, True), (20, False)])
+def test_intervals_from_few_groups_are_noted(tmp_path: Path, groups: int, is_noted: bool) -> None:
+    names = [(f"{number}.mp4", "fake" if number % 2 else "real") for number in range(groups)]
+    scores = write_score_file(tmp_path / "s.csv", [score_row(name, 0.5) for name, _ in names])
+    labels = write_labels(tmp_path / "l.csv", names)
+    notes = evaluate(scores, EvaluateConfig(rounds=5), labels=labels).notes
+    assert any(note.startswith(f"intervals from {groups} groups are too narrow") for note in notes) == is_noted
+    notes = evaluate(scores, EvaluateConfig(rounds=0), labels=labels).notes
+    assert not any("groups" in note for note in notes)
+
+
+def test_what_was_measured_is_written_before_the_perturbations_begin(
+    imported_faces: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.evaluation.perturbed.score_perturbed", fail)
+    config = EvaluateConfig(checkpoint=str(checkpoint), rounds=0, perturb="faces", kinds=("blur",))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(imported_faces, config, outputs=[tmp_path / "new" / "r.json"])
+    found = json.loads((tmp_path / "new" / "r.json").read_text("utf-8"))
+    assert found["videos.scored"] == 2 and found["robustness"] == []
+
+
+def test_details_say_what_they_do_not_know_unless_labels_do(tmp_path: Path) -> None:
+    faces = [face_row("real/a.mp4", 0, 0.1), face_row("fake/b.mp4", 0, 0.9)]
+    details = write_plain_details(tmp_path / "d.parquet", faces)
+    labels = write_labels(tmp_path / "l.csv", [("real/a.mp4", "real"), ("fake/b.mp4", "fake")])
+    without, with_labels = (evaluate(details, EvaluateConfig(rounds=0), labels=path).notes for path in (None, labels))
+    assert any("pass --labels to count them" in note for note in without)
+    assert not any("--labels" in note for note in with_labels)
+
+
+def test_sources_of_one_name_are_told_apart_in_the_report(tmp_path: Path) -> None:
+    sources = []
+    for name in ("celebdf", "dfdc"):
+        (tmp_path / name).mkdir()
+        rows = [score_row(f"{name}{n}.mp4", n) for n in (0, 1)]
+        sources.append(write_score_file(tmp_path / name / "scores.csv", rows))
+    said = [(f"{name}{n}.mp4", ("real", "fake")[n]) for name in ("celebdf", "dfdc") for n in (0, 1)]
+    report = evaluate(sources, EvaluateConfig(rounds=0), labels=write_labels(tmp_path / "l.csv", said))
+    assert report.sources == ["celebdf/scores", "dfdc/scores"]
+    assert [section.dataset for section in report.sections] == [None, "celebdf/scores", "dfdc/scores"]
+    alone = evaluate(sources[0], EvaluateConfig(rounds=0), labels=tmp_path / "l.csv")
+    assert alone.sources == ["scores.csv"]

@@ -17,12 +17,10 @@ from tests.evaluation.tables import (
     digest,
     face_row,
     figures,
-    plant,
     score_row,
     write_details_folder,
     write_labels,
     write_plain_details,
-    write_planted,
     write_score_file,
 )
 
@@ -104,6 +102,90 @@ def test_the_same_stem_is_no_trouble_where_keys_tell_the_methods_apart(tmp_path:
     assert [part["method"] for part in found["parts"]] == list(METHODS)
 
 
+@pytest.mark.parametrize("labels", [[("a.mp4", "real"), ("b.mp4", "fake")], None], ids=["labels", "folders"])
+def test_a_score_that_stands_twice_is_refused(tmp_path: Path, labels: Any) -> None:
+    rows = [score_row(f"fake/{v}.mp4", p, video_key=v) for v, p in (("a", 0.1), ("b", 0.9), ("b", 0.8))]
+    scores = write_score_file(tmp_path / "s.csv", rows)
+    with pytest.raises(DatasetError, match="s.csv: 'b' is scored twice; keep one row"):
+        figures(scores, labels and write_labels(tmp_path / "l.csv", labels))
+
+
+@pytest.mark.parametrize("again", ["real", "fake"])
+def test_a_label_that_stands_twice_counts_once_if_it_is_the_same(tmp_path: Path, again: str) -> None:
+    scores = write_score_file(tmp_path / "s.csv", [score_row("a.mp4", 0.1), score_row("b.mp4", 0.9)])
+    labels = write_labels(tmp_path / "l.csv", [("a.mp4", "real"), ("b.mp4", "fake"), ("a.mp4", again)])
+    if again == "real":
+        assert figures(scores, labels)["videos.real"] == 1
+        return
+    with pytest.raises(DatasetError, match="l.csv: 'a.mp4' is labelled twice, differently; keep one row"):
+        figures(scores, labels)
+
+
+def test_a_label_without_a_video_is_refused(tmp_path: Path) -> None:
+    scores = write_score_file(tmp_path / "s.csv", [score_row("a.mp4", 0.1), score_row("b.mp4", 0.9)])
+    said = [("a.mp4", "real"), ("b.mp4", "fake"), ("", ""), ("", "")]
+    assert figures(scores, write_labels(tmp_path / "l.csv", said))["videos.scored"] == 2
+    with pytest.raises(DatasetError, match="l.csv has a label without a video; name the video, or remove the row"):
+        figures(scores, write_labels(tmp_path / "l.csv", [*said, ("", "fake")]))
+
+
+def test_backslashes_of_windows_match_slashes(tmp_path: Path) -> None:
+    rows = [score_row("in/a/x.mp4", 0.9, video_key="a/x"), score_row("in\\b\\x.mp4", 0.1, video_key="")]
+    labels = write_labels(tmp_path / "l.csv", [("a\\x.mp4", "fake"), ("in/b/x.mp4", "real")])
+    assert figures(write_score_file(tmp_path / "s.csv", rows), labels)["video.auc"] == 1
+    videos = [
+        VideoRow("", "", f"k{p}", f"e\\{label}\\x.mp4", label=label) for label, p in (("real", 0.1), ("fake", 0.9))
+    ]
+    write_table(rows_to_table(videos, VideoRow), tmp_path / "v.parquet", Provenance("index", 1, {}))
+    rows = [score_row(video.path, float(video.video_key[1:]), video_key="") for video in videos]
+    assert figures(write_score_file(tmp_path / "u.csv", rows), tmp_path / "v.parquet")["video.auc"] == 1
+    rows = [score_row(f"d\\{label}\\x.mp4", p, video_key="") for label, p in (("real", 0.1), ("fake", 0.9))]
+    assert figures(write_score_file(tmp_path / "t.csv", rows))["video.auc"] == 1
+
+
+def test_runs_put_together_whose_keys_are_equal_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    said = [("x", "in/a/x.mp4", "fake"), ("b/x", "in/b/x.mp4", "real")]
+    videos = [VideoRow("", "", key, path, label=label) for key, path, label in said]
+    write_table(rows_to_table(videos, VideoRow), tmp_path / "v.parquet", Provenance("index", 1, {}))
+    rows = [score_row("in/b/x.mp4", 0.1, video_key="x"), score_row("in/a/x.mp4", 0.9, video_key="x")]
+    assert figures(write_score_file(tmp_path / "s.csv", rows), tmp_path / "v.parquet")["video.auc"] == 1
+
+
+def test_a_key_that_fits_two_labels_gives_way_to_a_path_that_fits_one(tmp_path: Path) -> None:
+    rows = [score_row("in/x.avi", 0.9, video_key="in/x"), score_row("y.mp4", 0.1)]
+    labels = write_labels(tmp_path / "l.csv", [("in/x.mp4", "real"), ("in/x.avi", "fake"), ("y.mp4", "real")])
+    found = figures(write_score_file(tmp_path / "s.csv", rows), labels)
+    assert (found["video.auc"], found["statuses"]) == (1, {"ok": 2, "not_scored": 1})
+
+
+@pytest.mark.parametrize(
+    ("about", "scored"),
+    [
+        ([VideoLabel("fake"), VideoLabel("fake", method="x")], 3),
+        ([VideoLabel("fake"), VideoLabel("real")], None),
+        ([VideoLabel("fake", "test"), VideoLabel("fake", "val")], None),
+    ],
+    ids=["alike", "other label", "other split"],
+)
+@pytest.mark.parametrize("copies", [1, 2, 3])
+def test_a_content_that_fits_several_labels_takes_one_of_those_that_say_the_same(
+    tmp_path: Path, copies: int, about: list[VideoLabel], scored: int | None
+) -> None:
+    same = digest("same")
+    rows = [score_row(f"renamed/{n}.mp4", 0.9, sha256=same) for n in range(copies)] + [score_row("c.mp4", 0.1)]
+    labels = _manifest(
+        tmp_path / "v.parquet",
+        [*((f"v{n}", same, one) for n, one in enumerate(about)), ("c", digest("c.mp4"), VideoLabel("real"))],
+    )
+    scores = write_score_file(tmp_path / "s.csv", rows)
+    if scored is None:
+        with pytest.raises(DatasetError, match="could be that of '/there/v0.mp4' or of '/there/v1.mp4'"):
+            figures(scores, labels, EvaluateConfig(rounds=0, split="all"))
+        return
+    found = figures(scores, labels)
+    assert (found["videos.scored"], found["video.auc"], found["coverage"]) == (scored, 1, 1)
+
+
 def test_two_scores_of_one_label_are_refused_and_both_are_named(tmp_path: Path) -> None:
     labels = write_labels(tmp_path / "l.csv", [("071.mp4", "real"), ("071_054.mp4", "fake")])
     with pytest.raises(DatasetError) as caught:
@@ -146,7 +228,7 @@ def test_labelled_videos_without_a_score_count_as_half(tmp_path: Path, caplog: p
 
 def test_nothing_that_fits_is_an_error_that_shows_what_was_looked_for(tmp_path: Path) -> None:
     scores = write_score_file(tmp_path / "s.csv", [score_row("x/1.mp4", 0.9)])
-    labels = write_labels(tmp_path / "l.csv", [{"video": "y/2.mp4", "label": "real", "split": "train"}])
+    labels = write_labels(tmp_path / "l.csv", [("y/2.mp4", "real")])
     with pytest.raises(DatasetError, match="none of the 1 scored videos of s.csv has a label; .*'x/1' .* as 'y/2'"):
         figures(scores, labels)
     labels = write_labels(tmp_path / "l.csv", [{"video": "x/1.mp4", "label": "real", "split": "train"}])
@@ -170,44 +252,35 @@ def test_the_test_split_is_measured_unless_another_is_asked_for(
     assert found["coverage"] == 1
 
 
-def test_without_a_test_split_everything_is_measured(tmp_path: Path) -> None:
-    rows = [("a.mp4", "real", "train"), ("b.mp4", "fake", "val")]
-    labels = write_labels(tmp_path / "l.csv", [{"video": v, "label": y, "split": s} for v, y, s in rows])
-    found = figures(write_score_file(tmp_path / "s.csv", [score_row(v, 0.5) for v, _, _ in rows]), labels)
-    assert (found["split"], found["videos.scored"]) == ("all", 2)
-
-
 @pytest.mark.parametrize(
-    ("said", "groups"),
+    ("sides", "message"),
     [
-        ([{}, {}, {}, {}], 4),
-        ([{"group": "g"}, {"group": "g"}, {"group": "h"}, {}], 3),
-        ([{"identity": "p;q"}, {"identity": "p;s"}, {"identity": "q"}, {"identity": "q;p"}], 2),
-        ([{}, {"original": "v0"}, {"original": "v0.mp4"}, {}], 2),
-        ([{"group": "g", "identity": "p"}, {"group": "h", "identity": "p"}, {"identity": "p"}, {"original": "v0"}], 4),
+        (
+            ["train", "val"],
+            "the labels name the splits train, val but no test; say which with --split train or val or all",
+        ),
+        (
+            ["val", "train"],
+            "the labels name the splits train, val but no test; say which with --split train or val or all",
+        ),
+        (["train", ""], "the labels name the split train but no test; say which with --split train or all"),
+        (["", ""], None),
     ],
-    ids=["none", "group", "first identity", "original", "group before identity before original"],
 )
-def test_what_belongs_together_is_one_group(tmp_path: Path, said: list[dict[str, str]], groups: int) -> None:
-    names = [f"v{n}.mp4" for n in range(4)]
-    records = [
-        {"video": v, "label": "real" if n % 2 else "fake"} | more
-        for n, (v, more) in enumerate(zip(names, said, strict=True))
-    ]
-    scores = write_score_file(tmp_path / "s.csv", [score_row(v, 0.5) for v in names])
-    assert figures(scores, write_labels(tmp_path / "l.csv", records))["groups"] == groups
-
-
-def test_a_group_is_drawn_as_a_whole(tmp_path: Path) -> None:
-    planted = plant(80)
-    scores, labels = write_planted(tmp_path, planted)
-    config = EvaluateConfig(rounds=100)
-    alone = figures(scores, labels, config)
-    halves = [{"video": v, "label": y, "group": str(int(v[:4]) % 8)} for v, y, _ in planted]
-    grouped = figures(scores, write_labels(tmp_path / "g.csv", halves), config)
-    assert grouped["video.auc"] == alone["video.auc"] and grouped["groups"] == 8
-    ends = [(found["video.log_loss.low"], found["video.log_loss.high"]) for found in (alone, grouped)]
-    assert ends[0] != ends[1] and all(low < alone["video.log_loss"] < high for low, high in ends)
+def test_labels_with_splits_but_without_test_are_measured_only_if_one_is_named(
+    tmp_path: Path, sides: list[str], message: str | None
+) -> None:
+    videos = [("a.mp4", "real"), ("b.mp4", "fake")]
+    records = [{"video": v, "label": y, "split": side} for (v, y), side in zip(videos, sides, strict=True)]
+    labels = write_labels(tmp_path / "l.csv", [*records, {"video": "c.mp4", "label": "", "split": "test"}])
+    scores = write_score_file(tmp_path / "s.csv", [score_row(v, 0.5) for v, _ in videos])
+    if message is None:
+        assert (figures(scores, labels)["split"], figures(scores, labels)["videos.scored"]) == ("all", 2)
+        return
+    with pytest.raises(DatasetError) as caught:
+        figures(scores, labels)
+    assert str(caught.value) == message
+    assert figures(scores, labels, EvaluateConfig(rounds=0, split="all"))["videos.scored"] == 2
 
 
 def test_copies_of_one_content_are_one_group_and_each_keeps_its_score(tmp_path: Path) -> None:
@@ -239,54 +312,3 @@ def test_copies_share_the_details_that_are_kept_of_one_of_them(tmp_path: Path, p
     both = [*faces, *(face_row("b.mp4", k, 0.7, sha256=same) for k in range(2))]
     found = figures(write_plain_details(tmp_path / "d.parquet", both), labels, config)
     assert (found["videos.scored"], found["frames"]) == (3, 5)
-
-
-def _two_sets(folder: Path, *, method: Any = write_score_file) -> list[Path]:
-    if method is write_details_folder:
-        rows = [[face_row(f"{name}{n}.mp4", 0, p) for n, p in enumerate((0.1, 0.9, 0.5))] for name in "xy"]
-        return [write_details_folder(folder / name, faces) for name, faces in zip(("one", "two"), rows, strict=True)]
-    rows_of = [[score_row(f"{name}{n}.mp4", p) for n, p in enumerate((0.1, 0.9, 0.5))] for name in "xy"]
-    return [write_score_file(folder / f"{name}.csv", rows) for name, rows in zip(("one", "two"), rows_of, strict=True)]
-
-
-@pytest.mark.parametrize("method", [write_score_file, write_details_folder], ids=["scores", "details"])
-def test_several_sources_share_one_labels_file_and_a_missing_video_counts_once(tmp_path: Path, method: Any) -> None:
-    names = [f"{name}{n}.mp4" for name in "xy" for n in range(3)]
-    said = [("z.mp4", "fake"), *((v, "real" if v[1] == "0" else "fake") for v in names)]
-    found = figures(_two_sets(tmp_path, method=method), write_labels(tmp_path / "l.csv", said))
-    assert found["sources"] == [path.name for path in _two_sets(tmp_path, method=method)]
-    assert (found["videos.real"], found["videos.fake"], found["statuses"]) == (2, 5, {"ok": 6, "not_scored": 1})
-    parts = {part["dataset"]: (part["videos.real"], part["videos.fake"], part["coverage"]) for part in found["parts"]}
-    assert parts == {"one": (1, 2, 1), "two": (1, 2, 1)}
-    assert (found["video.auc"], found["groups"]) == (1, 7)
-    assert found["frames"] == (6 if method is write_details_folder else None)
-
-
-def test_labels_name_the_data_sets_of_several_sources_and_groups_stay_whole(tmp_path: Path) -> None:
-    said = [
-        {"video": f"{name}{n}.mp4", "label": "fake" if n else "real", "dataset": dataset, "group": str(n)}
-        for name, dataset in (("x", "celebdf"), ("y", "dfdc"))
-        for n in range(4)
-    ]
-    found = figures(_two_sets(tmp_path), write_labels(tmp_path / "l.csv", said))
-    parts = {part["dataset"]: (part["videos.scored"], part["coverage"]) for part in found["parts"]}
-    assert parts == {"celebdf": (3, 3 / 4), "dfdc": (3, 3 / 4)}
-    assert found["groups"] == 4
-
-
-def test_a_source_without_faces_leaves_several_without_frames_but_not_without_scores(tmp_path: Path) -> None:
-    scores = _two_sets(tmp_path)[0]
-    details = _two_sets(tmp_path, method=write_details_folder)[1]
-    said = [(f"{name}{n}.mp4", "fake" if n else "real") for name in "xy" for n in range(3)]
-    found = figures([scores, details], write_labels(tmp_path / "l.csv", said))
-    assert (found["videos.scored"], found["video.auc"], found["frames"]) == (6, 1, None)
-    assert found["aggregate"] == "as in the scores, max-track"
-
-
-def test_the_same_videos_in_two_sources_of_one_data_set_are_refused(tmp_path: Path) -> None:
-    scores = _two_sets(tmp_path)[0]
-    said = [{"video": f"x{n}.mp4", "label": "fake" if n else "real", "dataset": "dfdc"} for n in range(3)]
-    labels = write_labels(tmp_path / "l.csv", said)
-    other = write_score_file(tmp_path / "other.csv", [score_row("x0.mp4", 0.3)])
-    with pytest.raises(DatasetError, match="the video dfdc: x0 is in more than one of the sources"):
-        figures([scores, other], labels)

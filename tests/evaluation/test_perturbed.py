@@ -20,12 +20,16 @@ from pipelines import (
     evaluate,
     extract_frames,
 )
+from pipelines.errors import ConfigError
 from pipelines.evaluation.loading import Loader
 from pipelines.evaluation.perturbations import Perturbation
 from pipelines.evaluation.perturbed import perturbed_scores
 from pipelines.evaluation.report import Report
+from pipelines.manifest import read_provenance, write_table
 from pipelines.progress import ignore_progress
+from pipelines.records import VideoRow, rows_to_table
 from pipelines.scoring.calibration import write_calibrated_copy
+from pipelines.stage_loop import StageFolder
 from tests.evaluation.tables import write_labels
 from tests.evaluation.test_evaluate import CALIBRATION
 from tests.support import encode_png
@@ -144,3 +148,33 @@ def test_unchanged_videos_get_the_plain_scores_and_changed_ones_others(
     assert clean.keys() == changed.keys() == plain.keys()
     assert clean["face"] == pytest.approx(plain["face"], abs=SAME)
     assert abs(changed["face"] - plain["face"]) > 100 * SAME
+
+
+def test_whole_videos_are_scored_with_the_workspace_s_number_of_frames(
+    clip: Path, forged_clip: Path, detector_file: Path, config: EvaluateConfig, tmp_path: Path
+) -> None:
+    for label, path in (("real", clip), ("fake", forged_clip)):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / path.name).write_bytes(path.read_bytes())
+    extract_frames([tmp_path], tmp_path / "work", ExtractConfig(frames=2))
+    detect_faces(tmp_path / "work", DetectConfig(detector=str(detector_file)))
+    loader = Loader(PredictConfig(checkpoint=config.checkpoint), RunOptions(), None, None, "test", ignore_progress)
+    with ExitStack() as stack:
+        source = loader.open(tmp_path / "work", stack)
+    scores = perturbed_scores([source], replace(config, perturb="videos"), RunOptions(), on_progress=ignore_progress)
+    _, (clean,) = next(iter(scores))
+    assert clean.faces is not None and source.raw.faces is not None
+    assert len(clean.faces.probabilities) == len(source.raw.faces.probabilities) == 4
+    assert clean.probabilities == pytest.approx(source.raw.probabilities, abs=SAME)
+
+
+def test_videos_that_have_moved_are_told_before_any_work(
+    videos_workspace: Path, config: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Path(shutil.copytree(videos_workspace, tmp_path / "work"))
+    path = work / "extract-frames" / "videos.parquet"
+    rows = [replace(row, path=f"gone/{row.path}") for row in StageFolder(path.parent).read_videos()]
+    write_table(rows_to_table(rows, VideoRow), path, read_provenance(path))
+    monkeypatch.setattr("pipelines.evaluation.evaluate.Loader", None)  # nothing is loaded
+    with pytest.raises(ConfigError, match=r"2 of the 2 videos of .*work are not where they were.*or --perturb faces"):
+        evaluate(work, replace(config, perturb="videos"))

@@ -164,6 +164,20 @@ def test_the_report_says_what_the_protocol_is_and_quotes_its_figure(tmp_path: Pa
     assert few in found["notes"] and f"note: {few}" in text
 
 
+@pytest.mark.parametrize(("protocol", "quoted"), [("paper", "1.000"), ("deepfakebench", "1.000"), ("sbi", "0.875")])
+def test_a_video_without_a_face_is_left_out_or_counts_as_half_as_the_protocol_says(
+    tmp_path: Path, protocol: Any, quoted: str
+) -> None:
+    faces = [face_row("r0.mp4", 0, 0.2), face_row("f0.mp4", 0, 0.9), face_row("r1.mp4", 0, 0.5)]
+    labels = write_labels(
+        tmp_path / "l.csv", [("r0.mp4", "real"), ("r1.mp4", "real"), ("f0.mp4", "fake"), ("f1.mp4", "fake")]
+    )
+    report = report_of(write_plain_details(tmp_path / "d.parquet", faces), labels, _config(protocol=protocol))
+    found = report.to_json()
+    assert (found["video.auc"], found["video_all.auc"]) == (1.0, 0.875)
+    assert f"level AUC {quoted}" in " ".join(report.to_text().split())
+
+
 def test_enough_frames_need_no_note(tmp_path: Path) -> None:
     faces = [face_row(video, n, 0.5) for video in ("r.mp4", "f.mp4") for n in range(32)]
     found = _measure(tmp_path, faces, protocol="deepfakebench")

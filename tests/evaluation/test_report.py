@@ -34,8 +34,8 @@ NAMES = {
     "equal error rate": "eer",
     "accuracy at 0.5": "accuracy",
     "balanced accuracy at 0.5": "balanced_accuracy",
-    "accuracy at the stored threshold 0.7": "accuracy_at_threshold",
-    "balanced accuracy at the stored threshold 0.7": "balanced_accuracy_at_threshold",
+    "accuracy at the threshold 0.7": "accuracy_at_threshold",
+    "balanced accuracy at the threshold 0.7": "balanced_accuracy_at_threshold",
     "log loss": "log_loss",
     "Brier score": "brier",
     "expected calibration error": "ece",
@@ -110,7 +110,7 @@ def test_the_facts_are_told_in_words(report: Report) -> None:
     assert facts["videos"] == f"60 ({found['videos.real']} real, {found['videos.fake']} fake) in 60 groups"
     assert facts["with a score"] == "55 (91.7%); 5 not_scored" and facts["frames"] == "165"
     assert facts["quoted figure"] == f"frame-level AUC {_shown(found, 'frame.auc')}"
-    assert facts["intervals"] == "95%, 20 bootstrap rounds over the groups, seed 0"
+    assert facts["intervals"] == "95 %, 20 bootstrap rounds over the groups, seed 0"
     assert facts["video score"] == "mean of the frames"
 
 

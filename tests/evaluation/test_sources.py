@@ -76,6 +76,16 @@ def test_scores_need_no_more_than_three_columns(tmp_path: Path, labels: Path, su
     assert found["video.accuracy_at_threshold"] != found["video.accuracy_at_threshold"]
 
 
+@pytest.mark.parametrize(("thresholds", "expected"), [("0 0 0 0", 0.0), ("1 1 1 1", 1.0), ("0 1 0 1", None)])
+def test_a_threshold_without_a_decimal_point_is_a_number_of_json(
+    tmp_path: Path, labels: Path, thresholds: str, expected: float | None
+) -> None:
+    rows = [f"{video},ok,0.5,{value}\n" for video, value in zip(PROBABILITIES, thresholds.split(), strict=True)]
+    path = _write(tmp_path / "s.csv", "video,status,fake_probability,threshold\n" + "".join(rows))
+    found = figures(path, labels)["threshold"]
+    assert found == expected and json.dumps(found)
+
+
 @pytest.mark.parametrize("suffix", ["csv", "json"])
 def test_names_that_look_like_numbers_or_are_no_text_stay_as_they_are(tmp_path: Path, suffix: str) -> None:
     rows = [score_row("007.mp4", 0.1), score_row("1e3.mp4", 0.8), score_row("nan", 0.9), score_row("x\udcff.mp4", 0.2)]
@@ -103,11 +113,40 @@ def test_details_of_the_format_without_video_keys_and_boxes_are_read(tmp_path: P
     assert figures(path, labels, EvaluateConfig(rounds=0, protocol="paper"))["frame.auc"] == AUC
 
 
-def test_details_of_several_checkpoints_name_none(tmp_path: Path, labels: Path) -> None:
+def test_details_of_several_checkpoints_are_refused_and_two_are_named(tmp_path: Path, labels: Path) -> None:
     faces = _faces()
     write_details_folder(tmp_path / "d", faces[:6])
-    found = figures(write_details_folder(tmp_path / "d", faces[6:], model_sha256="c" * 64), labels)
+    write_details_folder(tmp_path / "d", faces[6:], model_sha256="c" * 64)
+    with pytest.raises(ConfigError, match="/d holds details of several checkpoints: .* a folder of its own") as caught:
+        figures(tmp_path / "d", labels)
+    assert all(f"by tiny.safetensors ({letter * 12})" in str(caught.value) for letter in "ac")
+
+
+def test_details_of_several_thresholds_name_none(tmp_path: Path, labels: Path) -> None:
+    faces = _faces()
+    write_details_folder(tmp_path / "d", faces[:6])
+    found = figures(write_details_folder(tmp_path / "d", faces[6:], threshold="0.7"), labels)
     assert (found["video.auc"], found["checkpoint_sha256"], found["threshold"]) == (AUC, None, None)
+
+
+@pytest.mark.parametrize("row", [0, 2])
+def test_a_face_without_a_probability_is_refused_with_its_file_and_row(tmp_path: Path, labels: Path, row: int) -> None:
+    faces = _faces()
+    wrong = 3 + row  # the second video's
+    faces[wrong] = face_row("b.mp4", row, float("nan"))
+    folder = write_details_folder(tmp_path / "d", faces)
+    file = folder / f"{digest('b.mp4')[:16]}.parquet"
+    with pytest.raises(ConfigError, match=f"{file}: the face in row {row + 1} has no probability; make it again by"):
+        figures(folder, labels)
+
+
+def test_details_without_labels_tell_what_they_do_not_list(tmp_path: Path) -> None:
+    faces = [face_row(f"{label}/{video}", 0, p) for video, (label, p) in PROBABILITIES.items()]
+    found = figures(write_details_folder(tmp_path / "d", faces))
+    told = "details do not list videos without a face, nor copies; pass --labels to count them"
+    assert found["video.auc"] == AUC and found["notes"].count(told) == 1
+    scores = [score_row(f"{label}/{video}", p) for video, (label, p) in PROBABILITIES.items()]
+    assert told not in figures(write_score_file(tmp_path / "s.csv", scores))["notes"]
 
 
 def test_workspaces_and_crops_are_recognised(imported_faces: Path, tmp_path: Path) -> None:
@@ -156,6 +195,16 @@ HEADER = "video,status,fake_probability\n"
         ("a.csv", HEADER + "a.mp4,ok,-0.5\n", "outside 0..1, such as -0.5"),
         ("a.csv", HEADER + "a.mp4,ok,inf\n", "outside 0..1, such as inf"),
         ("a.csv", HEADER + 'a.mp4,ok,"0,9"\n', "a.csv holds the probability '0,9', which is no number"),
+        (
+            "a.csv",
+            "video,status,fake_probability,threshold\na.mp4,ok,0.5,1.5\n",
+            "a.csv holds the threshold 1.5; it must",
+        ),
+        (
+            "a.csv",
+            "video,status,fake_probability,threshold\na.mp4,ok,0.5,-1\n",
+            "a.csv holds the threshold -1; it must",
+        ),
         ("a.json", "{", "a.json is not a readable table of scores"),
         ("a.json", "[]", "a.json has no column 'video'"),
         ("a.json", "7", "a.json is not a readable table of scores"),
