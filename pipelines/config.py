@@ -153,7 +153,7 @@ class EvaluateConfig:
     checkpoint: str = DEFAULT_CHECKPOINT
     """For what is not scored yet: a workspace, or a Parquet of crops."""
     split: EvaluatedSplit | None = None
-    """None: `test` where the labels have one, else all."""
+    """None: `test`; all where the labels name no split."""
     protocol: ProtocolName | None = None
     aggregate: Aggregate | None = None
     """None: as the scores were made; of details, `max-track`."""
@@ -182,7 +182,7 @@ class CalibrateConfig:
     checkpoint: str = DEFAULT_CHECKPOINT
     method: CalibrationMethod = "temperature"
     split: EvaluatedSplit | None = None
-    """None: `val` where the labels have one, else all."""
+    """None: `val`; all where the labels name no split."""
     target_fpr: float = 0.01
     """Share of real videos that may be called fake."""
     target_fnr: float = 0.05

@@ -111,7 +111,18 @@ def test_a_data_set_of_videos_becomes_a_result_table(
 
     listed, faces = read_manifest(index), read_manifest(work / "detect-faces" / "videos.parquet")
     assert len(listed) == num_videos and len(faces) == num_test
-    columns = ["video_key", "label", "split", "original", "identity", "group", "dataset", "method", "compression", "mask"]
+    columns = [
+        "video_key",
+        "label",
+        "split",
+        "original",
+        "identity",
+        "group",
+        "dataset",
+        "method",
+        "compression",
+        "mask",
+    ]
     in_test = listed[listed.split == "test"]
     assert in_test[columns].reset_index(drop=True).equals(faces[columns].reset_index(drop=True))
 

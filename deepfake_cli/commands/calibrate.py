@@ -30,7 +30,7 @@ def calibrate(
     ] = None,
     method: Annotated[Method, typer.Option(help="One number, or a curve in steps.")] = Method(CalibrateConfig.method),
     split: Annotated[
-        opt.EvaluatedSplit | None, typer.Option(help="Default: val where the labels have one, else all.")
+        opt.EvaluatedSplit | None, typer.Option(help="Default: val; all where the labels name no split.")
     ] = None,
     target_fpr: Annotated[
         float, typer.Option(help="Share of real videos that may be called fake.")

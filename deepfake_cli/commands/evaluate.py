@@ -41,7 +41,7 @@ def evaluate(
     ] = None,
     pictures: Annotated[Path | None, typer.Option(help="Folder for ROC, histograms and calibration curve.")] = None,
     split: Annotated[
-        opt.EvaluatedSplit | None, typer.Option(help="Default: test where the labels have one, else all.")
+        opt.EvaluatedSplit | None, typer.Option(help="Default: test; all where the labels name no split.")
     ] = None,
     protocol: Annotated[Protocol | None, typer.Option(help="As a published evaluation does it.")] = None,
     aggregate: Annotated[
