@@ -141,12 +141,17 @@ def read_provenance(path: Path) -> Provenance:
     Raises:
         ManifestError: missing, damaged or not written by this project.
     """
-    return _provenance_in(read_metadata(path), path)
+    return provenance_in(read_metadata(path), path)
 
 
 def read_note(path: Path, name: str) -> str | None:
     """One of the notes given to `write_table`."""
-    note = read_metadata(path).get(f"{_NOTE_PREFIX}{name}".encode())
+    return note_in(read_metadata(path), name)
+
+
+def note_in(metadata: Mapping[bytes, bytes], name: str) -> str | None:
+    """The same, of metadata that were read before."""
+    note = metadata.get(f"{_NOTE_PREFIX}{name}".encode())
     return note.decode() if note is not None else None
 
 
@@ -156,7 +161,8 @@ def read_metadata(path: Path) -> Mapping[bytes, bytes]:
         return pq.read_schema(path).metadata or {}
 
 
-def _provenance_in(metadata: Mapping[bytes, bytes], path: Path) -> Provenance:
+def provenance_in(metadata: Mapping[bytes, bytes], path: Path) -> Provenance:
+    """As `read_provenance`, of the metadata of `path` that were read before."""
     if _PROVENANCE_KEY not in metadata:
         raise ManifestError(f"{path} holds no provenance; it was not written by deepfake")
     try:

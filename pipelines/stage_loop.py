@@ -93,6 +93,17 @@ class StageFolder:
     def read_videos(self) -> list[VideoRow]:
         return table_to_rows(read_table(self.videos_path, VideoRow), VideoRow)
 
+    def read_videos_of(self, splits: Sequence[str]) -> list[VideoRow]:
+        """The videos on these sides; all if none is named.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        videos = [video for video in self.read_videos() if not splits or video.split in splits]
+        if not videos:
+            raise ConfigError(f"{self.root} has no video of the split {' or '.join(splits)}")
+        return videos
+
 
 def open_stage(
     workspace: Path, provenance: Provenance, *, overwrite: bool, folder_name: str | None = None
@@ -106,7 +117,7 @@ def open_stage(
     if overwrite:
         shutil.rmtree(folder.root, ignore_errors=True)
     try:
-        folder.parts_folder.mkdir(parents=True, exist_ok=True)
+        folder.root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(error, folder.root) from error
     for earlier in _earlier_provenances(folder):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,6 +52,12 @@ def read_source(source: Path) -> Iterator[SourceFace]:
     raise DatasetError(
         f"{source} is not a collection of faces; pass a .parquet, a .csv or a folder with real/ and fake/"
     )
+
+
+def digest_of_pictures(pictures: Iterable[bytes]) -> str:
+    """What tells a video of encoded pictures: the SHA-256 of the one, or of the digests of several in order."""
+    digests = [hashlib.sha256(data).hexdigest() for data in pictures]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _read_parquet(source: Path) -> Iterator[SourceFace]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from pipelines.data.cropped_sources import digest_of_pictures
 from pipelines.data.leaks import EXAMPLES, NAMES, find_leaks
 from pipelines.datasets.dataset import Dataset, Finding, FindingKind, Listing
 from pipelines.errors import InputError, StorageError, UnreadableError
@@ -138,7 +138,7 @@ def _inspect_video(video: VideoRow, digest_of: Callable[[Path], str]) -> VideoRo
 
 
 def _inspect_folder(video: VideoRow) -> VideoRow:
-    """The digest is that of `import-faces`: of the pictures' digests, in the order of their names."""
+    """With the digest that `import-faces` gives it: of its pictures in the order of their names."""
     from pipelines.image_files import decode_image
     from pipelines.video import KNOWN_IMAGE_SUFFIXES
 
@@ -146,8 +146,7 @@ def _inspect_folder(video: VideoRow) -> VideoRow:
     pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in KNOWN_IMAGE_SUFFIXES)
     if not pictures:
         raise UnreadableError(f"{folder.name} holds no pictures; unpack its archive again")
-    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures]
-    sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    sha256 = digest_of_pictures(path.read_bytes() for path in pictures)
     if decode_image(pictures[0].read_bytes()) is None:
         raise UnreadableError(f"{folder.name}/{pictures[0].name} is not a readable picture; unpack its archive again")
     return replace(video, video_id=sha256[:16], sha256=sha256)

@@ -14,7 +14,7 @@ from pipelines.config import EvaluateConfig, PredictConfig, RunOptions
 from pipelines.errors import ConfigError, InputError
 from pipelines.evaluation.loading import Source
 from pipelines.evaluation.perturbations import PERTURBATIONS, Perturbation, perturb_video
-from pipelines.evaluation.robustness import PerturbedFaces, score_perturbed
+from pipelines.evaluation.robustness import CLEAN, PerturbedFaces, score_perturbed
 from pipelines.evaluation.scoring import join_rows
 from pipelines.evaluation.sources import FaceColumns, RawScores, read_details
 from pipelines.manifest import read_provenance
@@ -24,7 +24,6 @@ from pipelines.stage_loop import StageFolder
 from pipelines.stages.predict import predict
 
 log = logging.getLogger(__name__)
-CLEAN = "clean"
 
 
 def perturbed_scores(

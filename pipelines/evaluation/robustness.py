@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.config import PredictConfig, RunOptions
-from pipelines.errors import ConfigError
 from pipelines.evaluation.perturbations import Perturbation, perturb_image
 from pipelines.evaluation.scored import Floats, Integers, Texts
 from pipelines.image_files import Image, read_image
@@ -87,10 +86,7 @@ def score_perturbed(
 
 
 def _read_rows(folder: StageFolder, splits: Sequence[str]) -> list[FaceRow]:
-    videos = [video for video in folder.read_videos() if not splits or video.split in splits]
-    if not videos:
-        raise ConfigError(f"{folder.root} has no video of the split {' or '.join(splits)}")
-    wanted = {video.video_id for video in videos}
+    wanted = {video.video_id for video in folder.read_videos_of(splits)}
     rows = table_to_rows(read_table(folder.manifest_path, FaceRow), FaceRow)
     return [row for row in rows if row.video_id in wanted]
 

@@ -13,7 +13,7 @@ import numpy as np
 from pipelines.checkpoint import read_header
 from pipelines.config import ImportConfig, PredictConfig, RunOptions
 from pipelines.errors import DatasetError
-from pipelines.evaluation.sources import FaceColumns, RawScores, read_details
+from pipelines.evaluation.sources import RawScores, read_details
 from pipelines.progress import ProgressCallback
 from pipelines.records import ScoreRow
 from pipelines.stages.import_faces import import_faces
@@ -69,14 +69,9 @@ def join_rows(name: str, rows: Sequence[ScoreRow], details: RawScores) -> RawSco
         digests=[row.sha256 for row in rows],
         statuses=[row.status for row in rows],
         probabilities=np.array([np.nan if row.fake_probability is None else row.fake_probability for row in rows]),
-        faces=with_sources(details.faces, of_details),
+        faces=replace(details.faces, sources=of_details[details.faces.sources]),
         threshold=rows[0].threshold,
         model=rows[0].model,
         model_sha256=rows[0].model_sha256,
         calibration=details.calibration,
     )
-
-
-def with_sources(faces: FaceColumns, position: np.ndarray[tuple[int], np.dtype[np.int64]]) -> FaceColumns:
-    """The same faces, their videos numbered anew."""
-    return replace(faces, sources=position[faces.sources])

@@ -158,7 +158,8 @@ def read_details(path: Path, *, may_be_empty: bool = False) -> RawScores:
     """
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     try:
-        refuse_other_tables(files)
+        schemas = {file: pq.read_schema(file) for file in files}
+        refuse_other_tables(schemas)
         schema = pa.schema([schema_of(FaceScoreRow).field(name) for name in FACE_COLUMNS])
         rows = pyarrow.dataset.dataset(files, schema=schema, format="parquet")
         table = rows.to_table(columns=list(FACE_COLUMNS))
@@ -172,7 +173,7 @@ def read_details(path: Path, *, may_be_empty: bool = False) -> RawScores:
     named = table.select(["video_key", "sha256"]).take(first)
     probabilities = read_probabilities(table.column("fake_probability").to_pandas(), path)
     refuse_faces_without_score(files, probabilities)
-    threshold, model, model_sha256, fit = find_maker(files)
+    threshold, model, model_sha256, fit = find_maker(schemas)
     calibration = Calibration.from_json(json.loads(fit)) if fit else None
     boxes = [table.column(name).to_numpy() for name in ("x0_px", "y0_px", "x1_px", "y1_px")]
     return RawScores(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import ConfigError, ManifestError
 from pipelines.evaluation.scored import Floats
-from pipelines.manifest import read_note, read_provenance
+from pipelines.manifest import note_in, provenance_in
 
 SCORE_COLUMNS = ("video", "video_key", "sha256", "status", "fake_probability", "threshold", "model",
                  "model_sha256", "settings_sha256")  # fmt: skip
@@ -93,14 +93,14 @@ def encode(column: Any) -> tuple[npt.NDArray[np.int64], list[str]]:
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
 
 
-def refuse_other_tables(files: Sequence[Path]) -> None:
+def refuse_other_tables(schemas: Mapping[Path, pa.Schema]) -> None:
     """Columns that a file of faces lacks are read as empty, which these must not be.
 
     Raises:
         ConfigError: a file lacks one.
     """
-    for file in files:
-        missing = sorted(set(NEEDED_FACE_COLUMNS) - set(pq.read_schema(file).names))
+    for file, schema in schemas.items():
+        missing = sorted(set(NEEDED_FACE_COLUMNS) - set(schema.names))
         if missing:
             raise ConfigError(f"{file} has no column {missing[0]!r}; pass what was made by: deepfake predict --details")
 
@@ -124,13 +124,13 @@ def refuse_faces_without_score(files: Sequence[Path], probabilities: Floats) -> 
         row -= rows
 
 
-def find_maker(files: Sequence[Path]) -> tuple[str | None, str | None, str | None, str | None]:
+def find_maker(schemas: Mapping[Path, pa.Schema]) -> tuple[str | None, str | None, str | None, str | None]:
     """Threshold, model, its digest and calibration that all files were made by; nothing where they do not agree.
 
     Raises:
         ConfigError: they were made by several checkpoints.
     """
-    maker_of = {file: _maker_of(file) for file in files}
+    maker_of = {file: _maker_of(schema.metadata or {}, file) for file, schema in schemas.items()}
     by_weights = {maker[2]: (file, maker[1]) for file, maker in maker_of.items() if maker[2]}
     if len(by_weights) > 1:
         (first, (file, model)), (second, (other, other_model)) = list(by_weights.items())[:2]
@@ -142,11 +142,11 @@ def find_maker(files: Sequence[Path]) -> tuple[str | None, str | None, str | Non
     return makers.pop() if len(makers) == 1 else (None,) * 4
 
 
-def _maker_of(details: Path) -> tuple[str | None, str | None, str | None, str | None]:
+def _maker_of(metadata: Mapping[bytes, bytes], details: Path) -> tuple[str | None, str | None, str | None, str | None]:
     """Threshold, model, its digest and calibration, of a file that `predict` has written; of another, nothing is known."""
     try:
-        settings = read_provenance(details).settings
+        settings = provenance_in(metadata, details).settings
         model, sha256 = settings.get("checkpoint"), settings.get("checkpoint_sha256")
-        return read_note(details, "threshold"), model, sha256, read_note(details, "calibration")
+        return note_in(metadata, "threshold"), model, sha256, note_in(metadata, "calibration")
     except ManifestError:
         return (None,) * 4

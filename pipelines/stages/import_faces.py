@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.config import ALIGNED_SIZE_PX, ImportConfig, RunOptions, settings_of
-from pipelines.data.cropped_sources import SourceFace, read_source
+from pipelines.data.cropped_sources import SourceFace, digest_of_pictures, read_source
 from pipelines.data.labels import LABEL_FIELDS, VideoLabel
 from pipelines.errors import DatasetError
 from pipelines.faces.align import AlignedFace, align_face
@@ -228,7 +228,7 @@ def _group_videos(faces: Iterable[SourceFace]) -> list[SourceVideo]:
         )
         pictures = [face.read() for face in members]
         if all(pictures):
-            sha256 = _digest_of(pictures)
+            sha256 = digest_of_pictures(pictures)
             earlier_label, earlier = label_of.setdefault(sha256, (about.label, name))
             if earlier_label != about.label:
                 raise DatasetError(
@@ -240,12 +240,6 @@ def _group_videos(faces: Iterable[SourceFace]) -> list[SourceVideo]:
             row = replace(row, status="unreadable", error=f"{missing} is missing or empty; check the path")
         videos.append(SourceVideo(row, tuple(members)))
     return videos
-
-
-def _digest_of(pictures: Sequence[bytes]) -> str:
-    """SHA-256 of the picture's bytes; of several, that of their digests in order."""
-    digests = [hashlib.sha256(data).hexdigest() for data in pictures]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _agreed(name: str, faces: Sequence[SourceFace]) -> VideoLabel:

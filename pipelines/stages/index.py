@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -135,11 +134,7 @@ def _open_folder(workspace: Path, provenance: Provenance, *, overwrite: bool) ->
             rows_path.unlink(missing_ok=True)
         except OSError as error:
             raise storage_error(error, rows_path) from error
-    try:
-        return open_stage(workspace, provenance, overwrite=False)
-    finally:
-        with suppress(OSError):  # this stage has no parts
-            StageFolder(workspace / STAGE).parts_folder.rmdir()
+    return open_stage(workspace, provenance, overwrite=False)
 
 
 def _with_known_digest(video: VideoRow, digests: DigestCache) -> VideoRow:

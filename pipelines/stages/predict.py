@@ -116,9 +116,7 @@ def predict_faces(
             return VideoScore(status="no_face", num_frames=num, error=video.error)
         return replace(lazy.scorer.score_crops(folder.root, rows, num), error=video.error)
 
-    videos = [video for video in folder.read_videos() if not splits or video.split in splits]
-    if not videos:
-        raise ConfigError(f"{folder.root} has no video of the split {' or '.join(splits)}")
+    videos = folder.read_videos_of(splits)
     return _Batch(settings, options, output, details, on_row, on_progress).run(videos, score)
 
 
