@@ -20,6 +20,7 @@ from pipelines.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipelines.records import ScoreRow
+    from pipelines.stages.predict import PredictSummary
 
 
 def predict(
@@ -104,16 +105,17 @@ def predict(
                 named, config, options, splits=splits, output=output, details=details, on_row=show, on_progress=bar
             )
     if not quiet:
-        _report(summary.reused, summary.num_ignored, output, len(summary.rows))
+        _report(summary, output)
     if summary.failures:
         raise typer.Exit(EXIT_INCOMPLETE)
 
 
-def _report(reused: int, num_ignored: int, output: Path | None, num_rows: int) -> None:
+def _report(summary: PredictSummary, output: Path | None) -> None:
     """What is not visible in the rows, on stderr."""
-    if num_ignored:
-        typer.echo(f"{count(num_ignored, 'file')} in the folders ignored: neither video nor image", err=True)
-    if reused:
-        typer.echo(f"{count(reused, 'video')} scored before with the same settings", err=True)
+    typer.echo(f"weights: {summary.weights}", err=True)
+    if summary.num_ignored:
+        typer.echo(f"{count(summary.num_ignored, 'file')} in the folders ignored: neither video nor image", err=True)
+    if summary.reused:
+        typer.echo(f"{count(summary.reused, 'video')} scored before with the same settings", err=True)
     if output:
-        typer.echo(f"{count(num_rows, 'row')} in {output}", err=True)
+        typer.echo(f"{count(len(summary.rows), 'row')} in {output}", err=True)

@@ -28,6 +28,7 @@ class Augment(enum.StrEnum):
     none = "none"
     flip = "flip"
     robust = "robust"
+    cameras = "cameras"
 
 
 class Agda(enum.StrEnum):

@@ -1,4 +1,4 @@
-"""Which faces an epoch shows, in which order: as many real as fake, no video before its turn."""
+"""Which faces an epoch shows, in which order: as many real as fake, no video before its turn, or fakes beside their originals."""
 
 from __future__ import annotations
 
@@ -38,6 +38,30 @@ def draw_balanced(
     for position in range(count):
         order.append(order[-1] if position in blended else next(streams[position % 2]))
     return order
+
+
+def draw_pairs(
+    faces: Sequence[Face], count: int, rng: np.random.Generator, blended: Container[int] = frozenset()
+) -> list[int]:
+    """As `draw_balanced`, but before each fake stands a real face of its group (its original), where there is one.
+
+    A batch then shows both sides of the same person, room and light, and what differs is the forgery. The fakes take turns;
+    a real video is seen as often as fakes of it are drawn. Real faces for fakes without an original, and for self-blends,
+    take turns of their own.
+
+    Raises:
+        DatasetError: a class has no face, and is needed.
+    """
+    balanced = draw_balanced(faces, count, rng, blended)
+    originals: dict[str, list[int]] = {}
+    for index, face in enumerate(faces):
+        if face.label == 0 and face.group is not None:
+            originals.setdefault(face.group, []).append(index)
+    for position in range(1, count, 2):
+        group = faces[balanced[position]].group
+        if position not in blended and group in originals:
+            balanced[position - 1] = int(rng.choice(originals[group]))
+    return balanced
 
 
 def _endless_faces(videos: list[list[int]], rng: np.random.Generator) -> Iterator[int]:

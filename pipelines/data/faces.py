@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from pipelines.data.face_hull import face_frame
 from pipelines.data.self_blending import ROOM_PX, blend_with_itself, draw_source_and_target
+from pipelines.data.swap_imitation import imitate_swap
 from pipelines.errors import ConfigError
 from pipelines.faces.align import Points, template_points
 from pipelines.image_files import join_images, read_image
@@ -40,6 +41,8 @@ class Face:
     video_id: str
     landmarks: npt.NDArray[np.float32] | None = field(default=None, compare=False)
     """(5, 2) in pixels of the crop; NaN or None where they are not known."""
+    group: str | None = None
+    """What its video belongs to: a fake and its original have one group."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ class FaceImages:
     cache_bytes: int = field(default_factory=default_cache_bytes)
     self_blends: bool = False
     """Whether real faces are asked for as self-blends, too: more of them is then kept in memory."""
+    swap_share: float = 0.0
+    """Share 0..1 of the self-blends that imitate a swap (`swap_imitation`); the others are the published ones."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.crop_jitter < 0.5:
@@ -107,10 +112,12 @@ class FaceImages:
         rng_of_blend, rng_of_view = rng.spawn(2)
         room_px = self._room_px
         wide = self._region(index, room_px)
+        imitates = self.swap_share > 0 and rng_of_view.random() < self.swap_share
         if as_fake:
-            image = blend_with_itself(wide, self._landmarks_in_region(index, room_px), rng_of_blend).image
+            make = imitate_swap if imitates else blend_with_itself
+            image = make(wide, self._landmarks_in_region(index, room_px), rng_of_blend).image
         else:
-            image = draw_source_and_target(wide, rng_of_blend)[1]
+            image = wide if imitates else draw_source_and_target(wide, rng_of_blend)[1]
         rows, columns = self._slices(0, start=self._start(room_px))
         return augment_image(self._random_crop(image[rows, columns], rng_of_view), self.augment, rng_of_view)
 

@@ -78,15 +78,15 @@ def blend_with_itself(image: Image, landmarks: Points | None, rng: np.random.Gen
         landmarks: (5, 2) in its pixels. None, or points that are no face's: where a whole aligned crop has them.
     """
     source, target = draw_source_and_target(image, rng)
-    frame = _frame_of(landmarks, image)
-    box = _loose_box(frame)
-    motion = _draw_motion(box, rng)
+    frame = frame_of(landmarks, image)
+    box = loose_box(frame)
+    motion = draw_motion(box, rng)
     height, width = image.shape[:2]
     source = np.asarray(cv2.warpAffine(source, motion, (width, height), borderMode=cv2.BORDER_REFLECT_101), np.uint8)
     hull = apply_transform(motion, apply_transform(frame, draw_outline(rng)))
-    mask = _draw_mask(hull, box, (width, height), rng)
+    mask = draw_mask(hull, box, (width, height), rng)
     ratio = float(rng.choice(RATIOS))
-    return SelfBlend(_mix(source, target, ratio * mask), target, mask, ratio)
+    return SelfBlend(mix(source, target, ratio * mask), target, mask, ratio)
 
 
 def draw_source_and_target(image: Image, rng: np.random.Generator) -> tuple[Image, Image]:
@@ -141,7 +141,7 @@ def _sharpen(image: Image, rng: np.random.Generator) -> Image:
     return np.asarray(cv2.filter2D(image, -1, kernel), dtype=np.uint8)
 
 
-def _frame_of(landmarks: Points | None, image: Image) -> Points:
+def frame_of(landmarks: Points | None, image: Image) -> Points:
     frame = None if landmarks is None else face_frame(landmarks)
     if frame is None:
         frame = face_frame(template_points(size_px=max(image.shape[:2])))
@@ -149,7 +149,7 @@ def _frame_of(landmarks: Points | None, image: Image) -> Points:
     return frame
 
 
-def _loose_box(frame: Points) -> tuple[float, float, float, float]:
+def loose_box(frame: Points) -> tuple[float, float, float, float]:
     """x0 y0 x1 y1 in pixels: the box around jaw and brows, with room."""
     points = apply_transform(frame, outline_points("face"))
     (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)
@@ -162,7 +162,7 @@ def _loose_box(frame: Points) -> tuple[float, float, float, float]:
     )
 
 
-def _draw_motion(box: tuple[float, float, float, float], rng: np.random.Generator) -> Points:
+def draw_motion(box: tuple[float, float, float, float], rng: np.random.Generator) -> Points:
     """The transform (2, 3) of source and mask: each axis scaled about the box's centre, then shifted."""
     x0, y0, x1, y1 = box
     scale, shift = rng.uniform(*SCALE_RANGE, 2), rng.uniform(-1, 1, 2) * SHIFT_SHARES * np.array([x1 - x0, y1 - y0])
@@ -170,7 +170,7 @@ def _draw_motion(box: tuple[float, float, float, float], rng: np.random.Generato
     return np.column_stack([np.diag(scale), center - scale * center + shift])
 
 
-def _draw_mask(
+def draw_mask(
     hull: Points, box: tuple[float, float, float, float], size_px: tuple[int, int], rng: np.random.Generator
 ) -> Mask:
     """(H, W) in 0..1: the hull with a wavy edge, smaller by a drawn width, blurred by another; `size_px` is (W, H)."""
@@ -208,7 +208,7 @@ def _draw_elastic(image: Image, rng: np.random.Generator) -> Image:
     return np.asarray(cv2.remap(image, places, None, cv2.INTER_LINEAR), dtype=np.uint8)  # type: ignore[call-overload]
 
 
-def _mix(source: Image, target: Image, weight: Mask) -> Image:
+def mix(source: Image, target: Image, weight: Mask) -> Image:
     """`weight` parts source, the rest target; exactly the target where the weight is 0."""
     mixed = source.astype(np.float32)
     mixed -= target

@@ -16,6 +16,8 @@ from pipelines.scoring.calibration import Calibration, Verdict
 from pipelines.weights_files import WeightsFile, resolve_weights
 
 log = logging.getLogger(__name__)
+DIGITS = 12
+"""Of a digest, where people read it."""
 OVERRIDES = ("frames", "max_side", "min_score", "aggregate", "threshold")
 
 
@@ -57,6 +59,14 @@ class Settings:
         if self.calibration:
             return self.calibration.verdict(probability)
         return "fake" if probability >= self.contract.threshold else "real"
+
+    def describe_weights(self) -> str:
+        """One line for people: names and first digits of the digests."""
+        calibrated = "calibrated" if self.calibration else "not calibrated"
+        return (
+            f"{self.checkpoint.name} ({self.checkpoint.sha256[:DIGITS]}, {calibrated}), "
+            f"faces by {Path(self.detector).name} ({self.detector_sha256[:DIGITS]})"
+        )
 
     def to_provenance(self, stage: str, version: int) -> Provenance:
         values = settings_of(

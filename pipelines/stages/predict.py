@@ -37,6 +37,8 @@ class PredictSummary:
     rows: list[ScoreRow]
     reused: int
     """Rows that an earlier run with the same settings had finished."""
+    weights: str
+    """Which weights the scores come from: name and first digits of the digest of classifier and face detector."""
     num_ignored: int = 0
     """Files in the named folders that are neither video nor image."""
 
@@ -190,7 +192,7 @@ class _Batch:
             rows.append(row)
             self.on_row(row)
             self.on_progress(Progress(TASK, done, len(videos), "video"))
-        return PredictSummary(rows, reused)
+        return PredictSummary(rows, reused, self.settings.describe_weights())
 
     def _score_one(self, video: VideoRow, score: Callable[[VideoRow], VideoScore]) -> ScoreRow:
         """The row of one video, whatever became of it."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.data.faces import Face, FaceImages, preview_self_blends
+from pipelines.data.groups import group_videos
 from pipelines.data.leaks import refuse_leaks
 from pipelines.data.splits import Split, is_usable, split_videos
 from pipelines.errors import ConfigError, DatasetError, SettingsChangedError
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 STAGE = "train"
 ROW_FORMAT = 2
-ADDED_SETTINGS: Mapping[str, Any] = {"self_blend": 0.0}
+ADDED_SETTINGS: Mapping[str, Any] = {"pair_originals": False, "self_blend": 0.0, "swap_share": 0.0}
 """Settings that older runs of this row format do not name, with what they did: such a run can go on."""
 VALIDATION_FACES_PER_VIDEO = 8
 PREVIEW_FACES = 6
@@ -151,6 +152,7 @@ def preview_augmentations(workspace: Path | str, output: Path | str, config: Tra
         augment=config.augment,
         crop_jitter=config.crop_jitter,
         self_blends=config.self_blend > 0,
+        swap_share=config.swap_share,
     )
     picture = draw(
         [images.evaluation_image(i) for i in range(len(shown))],
@@ -239,12 +241,14 @@ def _faces_of(
 ) -> list[Face]:
     """The crops of the videos, each content once; at most `limit` of a video, spread evenly."""
     chosen = []
+    group_of = dict(zip((video.video_id for video in videos), group_videos(videos), strict=True))
     for video in {video.video_id: video for video in videos}.values():
         records = by_video.get(video.video_id, [])
         step = max(1, -(-len(records) // limit)) if limit else 1
         label = LABELS.index(video.label)
         chosen += [
-            Face(root / record["crop_path"], label, video.video_id, record["landmarks"]) for record in records[::step]
+            Face(root / record["crop_path"], label, video.video_id, record["landmarks"], group_of[video.video_id])
+            for record in records[::step]
         ]
     return chosen
 

@@ -17,7 +17,7 @@ from pipelines.training.settings import list_settings, replace_settings
 
 Preset = Literal["paper", "reference", "backbone"]
 Auxiliary = Literal["ril", "ams", "none"]
-ImageAugment = Literal["none", "flip", "robust"]
+ImageAugment = Literal["none", "flip", "robust", "cameras"]
 Precision = Literal["auto", "32", "bf16", "16"]
 Normalization = Literal["auto", "half", "imagenet"]
 Optimizer = Literal["adam", "adamw"]
@@ -191,9 +191,13 @@ class TrainConfig:
     augment: ImageAugment = "flip"
     crop_jitter: float = 0.04
     """Random crops reach this share of the crop box beyond it, where the aligned frame has room."""
+    pair_originals: bool = False
+    """Show each fake beside a real face of the video it was made from, where that is known."""
     self_blend: float = 0.0
     """Share of the fakes that are real training faces blended with themselves (`self_blending`), 0..1. The real face beside
     each is the target of that blend."""
+    swap_share: float = 0.0
+    """Share of these that imitate a swap (`swap_imitation`) rather than being made as published, 0..1."""
     epochs: int = 20
     backbone_epochs: int = 0
     """First epochs that train the backbone alone, on plain cross-entropy."""
@@ -229,6 +233,7 @@ class TrainConfig:
         check(self.seed < 2**32, "seed", "must be < 2**32", self.seed)
         check(0 <= self.crop_jitter < 0.5, "crop_jitter", "must be in [0, 0.5)", self.crop_jitter)
         check(0 <= self.self_blend <= 1, "self_blend", "must be in [0, 1]", self.self_blend)
+        check(0 <= self.swap_share <= 1, "swap_share", "must be in [0, 1]", self.swap_share)
         for name, value in list_settings(self).items():
             numbers = value if isinstance(value, tuple) else (value,)
             check(

@@ -18,7 +18,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from pipelines.data.drawing import draw_balanced, draw_blended
+from pipelines.data.drawing import draw_balanced, draw_blended, draw_pairs
 from pipelines.data.faces import Batch, FaceImages, load_batches
 from pipelines.errors import DeepfakeError
 from pipelines.models.backbone import BackboneClassifier, synchronize_batch_norm
@@ -167,7 +167,8 @@ class Trainer:
         optimization, seed = self.config.optimization, self.config.seed
         count = self.steps_per_epoch(images) * optimization.batch_size
         blended = draw_blended(count, self.config.self_blend, np.random.default_rng((seed, epoch, 2)))
-        order = draw_balanced(images.faces, count, np.random.default_rng((seed, epoch)), blended)
+        draw = draw_pairs if self.config.pair_originals else draw_balanced
+        order = draw(images.faces, count, np.random.default_rng((seed, epoch)), blended)
         return load_batches(
             images,
             order,

@@ -158,6 +158,7 @@ def _open_images(run: Run, processes: int) -> tuple[FaceImages, FaceImages]:
         crop_jitter=config.crop_jitter,
         cache_bytes=cache_bytes,
         self_blends=config.self_blend > 0,
+        swap_share=config.swap_share,
     )
     return images, FaceImages(run.val_faces, run.contract, cache_bytes=cache_bytes // 4)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass, field
@@ -117,6 +118,8 @@ def test_every_bad_input_gets_a_row_with_cause_and_remedy_and_the_others_are_sco
     assert [ScoreRow(**line) for line in lines] == read_scores(output)
     assert "2 files in the folders ignored: neither video nor image" in result.stderr
     assert "14 rows in" in result.stderr
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]
+    assert f"weights: {checkpoint.name} ({digest}, not calibrated), faces by " in result.stderr
 
 
 def test_the_stages_treat_the_same_inputs_the_same_way(

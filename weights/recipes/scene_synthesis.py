@@ -76,6 +76,8 @@ def distort(image: Image, rng: Generator) -> Image:
         image = image[:, ::-1]
     if rng.random() < 0.3:
         image = _rotate(image, rng.uniform(-30, 30), rng)
+    if rng.random() < 0.15:
+        image = cover(image, rng)
     if rng.random() < 0.7:
         image = _recolour(image, rng)
     if rng.random() < 0.08:
@@ -213,6 +215,17 @@ def _rotate(image: Image, degrees: float, rng: Generator) -> Image:
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0)
     border = cv2.BORDER_REFLECT_101 if rng.random() < 0.5 else cv2.BORDER_CONSTANT
     return cv2.warpAffine(np.ascontiguousarray(image), matrix, (width, height), borderMode=border)
+
+
+def cover(image: Image, rng: Generator) -> Image:
+    """A few flat bars and patches over the scene: masks, hands, captions, posts."""
+    covered = image.copy()
+    size = image.shape[0]
+    for _ in range(int(rng.integers(3, 12))):
+        height, width = (max(2, round(_log_uniform((0.01, 0.2), rng) * size)) for _ in range(2))
+        y, x = int(rng.integers(0, size - height + 1)), int(rng.integers(0, image.shape[1] - width + 1))
+        covered[y : y + height, x : x + width] = rng.integers(0, 256, 3)
+    return covered
 
 
 def _recolour(image: Image, rng: Generator) -> Image:

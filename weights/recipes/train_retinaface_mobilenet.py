@@ -1,14 +1,10 @@
 """Trains the embedded face detector, RetinaFace MobileNet-0.25, to imitate the official weights on invented scenes.
 
+    python weights/recipes/train_retinaface_mobilenet.py
+
 The student's body starts from ImageNet weights and the rest from random ones; it sees the teacher's answers and feature
-maps, never its weights. Run it again after an interruption: it goes on from its last checkpoint, with the same images.
-
-    python weights/recipes/train_retinaface_mobilenet.py --steps 6000
-
-A second run may refine the first one's weights, with more small faces and more weight on geometry and features:
-
-    python weights/recipes/train_retinaface_mobilenet.py --steps 3000 --run-folder ../runs/detector-refined \\
-        --start-from ../runs/detector/checkpoint.pt
+maps, never its weights. The phases follow each other, each from the averaged weights of the one before. Run it again after
+an interruption: it goes on from its last checkpoint, with the same images.
 
 With glibc, set MALLOC_MMAP_THRESHOLD_=4000000000 and MALLOC_TRIM_THRESHOLD_=8000000000: scenes of changing sizes
 otherwise return their memory to the system at every step, which can cost more than the arithmetic.
@@ -24,6 +20,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -38,11 +35,9 @@ from torch.utils.data import DataLoader, Dataset
 from pipelines.faces.anchors import STRIDES_PX
 from pipelines.faces.retinaface import ANCHORS_PER_CELL, INPUT_NORMS, build_retinaface
 
-THREADS = 2
 CROPS_EVERY = 4
 # Equal pixels per batch, so equal time per step; the large scenes teach faces of 300 px and more.
 BATCH_PLANS = ((8, 320),) * 7 + ((4, 448),) * 2 + ((2, 640),)
-PEAK_LEARNING_RATE = 2e-3
 WARM_UP_STEPS = 150
 WEIGHT_DECAY = 1e-4
 MAX_GRADIENT_NORM = 5.0
@@ -57,18 +52,26 @@ SCALE_BATCHES = 200
 
 @dataclass(frozen=True)
 class Phase:
-    """What differs between the first run and the refining one."""
+    """A part of the training with a learning-rate curve of its own."""
 
+    name: str
+    """Of its folder; the seed of its images is its place in the order."""
+    steps: int
     crowd_share: float
     """Share of scenes with many small faces, 0..1."""
     loss_weights: dict[str, float]
+    peak_learning_rate: float = 2e-3
+    hints: Literal["stages", "blocks"] = "stages"
+    """Which maps are imitated: those of the three stages and all that follows them, or also those of every block of the body."""
 
 
-FIRST = Phase(
-    crowd_share=0.0, loss_weights={"class": 1.0, "logit": 0.25, "box": 1.0, "landmarks": 1.5, "features": 1.0}
-)
-REFINING = Phase(
-    crowd_share=0.35, loss_weights={"class": 1.0, "logit": 0.25, "box": 2.0, "landmarks": 4.0, "features": 8.0}
+FIRST_WEIGHTS = {"class": 1.0, "logit": 0.25, "box": 1.0, "landmarks": 1.5, "features": 1.0}
+REFINING_WEIGHTS = {"class": 1.0, "logit": 0.25, "box": 2.0, "landmarks": 4.0, "features": 8.0}
+PHASES = (
+    Phase("first", 5000, 0.0, FIRST_WEIGHTS),
+    Phase("refined", 3200, 0.35, REFINING_WEIGHTS),
+    Phase("refined-again", 3000, 0.35, REFINING_WEIGHTS),
+    Phase("every-block", 5000, 0.35, REFINING_WEIGHTS | {"landmarks": 6.0}, 1.5e-3, hints="blocks"),
 )
 
 
@@ -108,12 +111,13 @@ class SceneBatches(Dataset[Tensor]):
 class Watched:
     """A network whose intermediate maps are kept during a forward pass."""
 
-    NAMES = ("body.stage1", "body.stage2", "body.stage3", "fpn", "ssh1", "ssh2", "ssh3")
+    STAGES = ("body.stage1", "body.stage2", "body.stage3", "fpn", "ssh1", "ssh2", "ssh3")
+    BLOCKS = tuple(f"body.stage{stage}.{block}" for stage, count in ((1, 6), (2, 6), (3, 2)) for block in range(count))
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, hints: str) -> None:
         self.network = network
         self.maps: dict[str, Tensor] = {}
-        for name in self.NAMES:
+        for name in self.STAGES + (self.BLOCKS if hints == "blocks" else ()):
             network.get_submodule(name).register_forward_hook(
                 lambda _module, _inputs, output, name=name: self._keep(name, output)
             )
@@ -195,7 +199,7 @@ def _feature_loss(student: dict[str, Tensor], teacher: dict[str, Tensor], p_teac
     nearness = _face_nearness(p_teacher, [teacher[f"ssh{level}"] for level in (1, 2, 3)])
     shares = []
     for name, target in teacher.items():
-        weight = 0.3 + nearness[int(name[-1]) - 1]
+        weight = 0.3 + _nearness_at(nearness, target)
         spread = (target - target.mean(dim=(0, 2, 3), keepdim=True)).square()
         shares.append(((student[name] - target).square() * weight).sum() / (spread * weight).sum())
     return torch.stack(shares).mean()
@@ -209,6 +213,12 @@ def _face_nearness(p_teacher: Tensor, maps: list[Tensor]) -> list[Tensor]:
         F.max_pool2d(part.unflatten(1, (height, width, ANCHORS_PER_CELL)).amax(-1)[:, None], 3, stride=1, padding=1)
         for part, (height, width) in zip(parts, sizes, strict=True)
     ]
+
+
+def _nearness_at(nearness: list[Tensor], features: Tensor) -> Tensor:
+    """(N, 1, H, W): of the level that has the map's size, or of the finest one for the larger maps before it."""
+    fitting = [level for level in nearness if level.shape[-2:] == features.shape[-2:]]
+    return fitting[0] if fitting else F.interpolate(nearness[0], features.shape[-2:], mode="nearest")
 
 
 def learning_rate(step: int, *, steps: int, peak: float) -> float:
@@ -242,7 +252,7 @@ def iterate_batches(options: argparse.Namespace, phase: Phase, first_step: int, 
     crops = read_face_crops(options.faces, every=CROPS_EVERY)
     print(f"{len(photos)} photos, {len(crops)} face crops", flush=True)
     loader = DataLoader(
-        SceneBatches(photos, crops, seed=options.seed, crowd_share=phase.crowd_share),
+        SceneBatches(photos, crops, seed=PHASES.index(phase), crowd_share=phase.crowd_share),
         batch_size=None,
         sampler=range(first_step, end_step),
         num_workers=1,
@@ -259,49 +269,49 @@ def save_checkpoint(path: Path, state: dict[str, object]) -> None:
     os.replace(partial, path)
 
 
-def train(options: argparse.Namespace) -> nn.Module:
-    """Runs the steps that are left and returns the averaged student."""
-    torch.manual_seed(options.seed)
-    teacher = Watched(build_teacher(options.teacher))
+def train(options: argparse.Namespace, phase: Phase, start: dict[str, Tensor] | None) -> nn.Module:
+    """Runs the steps of a phase that are left and returns the averaged student; None starts from ImageNet's body."""
+    torch.manual_seed(PHASES.index(phase))
     student = build_student(options.body)
+    if start is not None:
+        student.load_state_dict(start)
     average = copy.deepcopy(student).eval().requires_grad_(False)
-    watched = Watched(student)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=options.peak_learning_rate, weight_decay=WEIGHT_DECAY)
+    student = student.to(memory_format=torch.channels_last)
+    teacher, watched = Watched(build_teacher(options.teacher), phase.hints), Watched(student, phase.hints)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=phase.peak_learning_rate, weight_decay=WEIGHT_DECAY)
     parts = {"student": student, "average": average, "optimizer": optimizer}
-    checkpoint_path = options.run_folder / "checkpoint.pt"
+    checkpoint_path = options.run_folder / phase.name / "checkpoint.pt"
+    checkpoint_path.parent.mkdir(parents=True, exist_ok=True)
     first_step = 0
     if checkpoint_path.exists():
         checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(checkpoint[name])
         first_step = checkpoint["step"]
-        print(f"going on from step {first_step}", flush=True)
-    elif options.start_from is not None:
-        checkpoint = torch.load(options.start_from, map_location="cpu", weights_only=True)
-        student.load_state_dict(checkpoint["average"])
-        average.load_state_dict(checkpoint["average"])
+        print(f"{phase.name}: going on from step {first_step}", flush=True)
+    if first_step >= phase.steps:
+        return average
 
     student.train()
-    frozen_from = round(options.steps * (1 - BATCH_NORM_FROZEN_SHARE))
-    phase = FIRST if options.start_from is None else REFINING
+    frozen_from = round(phase.steps * (1 - BATCH_NORM_FROZEN_SHARE))
     sums: dict[str, float] = {}
     started = saved = time.monotonic()
-    for step, images in enumerate(iterate_batches(options, phase, first_step, options.steps), start=first_step):
+    for step, images in enumerate(iterate_batches(options, phase, first_step, phase.steps), start=first_step):
         if step >= frozen_from:
             if step == frozen_from:
                 # The averaged statistics are smoother than the latest ones, and the shipped weights use them.
                 student.load_state_dict(average.state_dict())
             freeze_batch_norm(student)
-        inputs = normalize(images)
+        inputs = normalize(images).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
-            target = teacher.answer(inputs.to(memory_format=torch.channels_last))
+            target = teacher.answer(inputs)
         losses = imitation_losses(watched.answer(inputs), target)
         loss = sum((phase.loss_weights[name] * value for name, value in losses.items()), torch.zeros(()))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(student.parameters(), MAX_GRADIENT_NORM)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps=options.steps, peak=options.peak_learning_rate)
+            group["lr"] = learning_rate(step, steps=phase.steps, peak=phase.peak_learning_rate)
         optimizer.step()
         update_average(average, student, min(EMA_DECAY, (step + 1) / (step + 10)))
 
@@ -310,9 +320,9 @@ def train(options: argparse.Namespace) -> nn.Module:
         if (step + 1) % LOG_EVERY_STEPS == 0:
             means = " ".join(f"{name} {value / LOG_EVERY_STEPS:.4f}" for name, value in sums.items())
             seconds_per_step = (time.monotonic() - started) / (step + 1 - first_step)
-            print(f"step {step + 1}/{options.steps} {means} ({seconds_per_step:.3f} s/step)", flush=True)
+            print(f"{phase.name} {step + 1}/{phase.steps} {means} ({seconds_per_step:.3f} s/step)", flush=True)
             sums = {}
-        if time.monotonic() - saved > CHECKPOINT_SECONDS or step + 1 == options.steps:
+        if time.monotonic() - saved > CHECKPOINT_SECONDS or step + 1 == phase.steps:
             state = {name: part.state_dict() for name, part in parts.items()}
             save_checkpoint(checkpoint_path, state | {"step": step + 1})
             saved = time.monotonic()
@@ -369,23 +379,22 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--body", type=Path, default=shared / "weights/mobilenetV1X0.25_pretrain.tar")
     parser.add_argument("--teacher", type=Path, default=shared / "weights/retinaface_mobilenet0.25_Final.pth")
     parser.add_argument("--output", type=Path, default=Path("weights/retinaface-mobilenet0.25.safetensors"))
-    parser.add_argument("--run-folder", type=Path, default=Path("../runs/detector"), help="for the checkpoint")
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--peak-learning-rate", type=float, default=PEAK_LEARNING_RATE)
     parser.add_argument(
-        "--start-from", type=Path, help="a finished run's checkpoint, whose averaged weights start a fresh schedule"
+        "--run-folder", type=Path, default=Path("local/retinaface-mobilenet0.25"), help="for the checkpoints"
     )
+    parser.add_argument("--threads", type=int, default=2, help="of the training; one more process makes the scenes")
     return parser.parse_args()
 
 
 def main() -> None:
     """Trains and writes the weights."""
     options = parse_options()
-    torch.set_num_threads(THREADS)
-    options.run_folder.mkdir(parents=True, exist_ok=True)
-    student = train(options)
-    scenes = iterate_batches(options, REFINING, options.steps, options.steps + SCALE_BATCHES)
+    torch.set_num_threads(options.threads)
+    weights: dict[str, Tensor] | None = None
+    for phase in PHASES:
+        student = train(options, phase, weights)
+        weights = student.state_dict()
+    scenes = iterate_batches(options, phase, phase.steps, phase.steps + SCALE_BATCHES)
     shifts = match_score_scale(student, build_teacher(options.teacher), scenes)
     print("shifts of the face logits by level:", " ".join(f"{shift:.3f}" for shift in shifts), flush=True)
     write_weights(student, options.output)

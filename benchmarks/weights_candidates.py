@@ -1,0 +1,135 @@
+"""Trains short candidates for the embedded weights on equal terms and measures each on three files of labelled faces.
+
+    python benchmarks/weights_candidates.py FOLDER --shared ../shared NAME[:SEED] …
+    python benchmarks/weights_candidates.py FOLDER --page docs/candidates.md
+
+FOLDER is the recipe's workspace (`weights/recipes/train_multi_attention_default.py` imports the faces there). All begin with
+the same weights and see as many faces; two can run beside each other, each on one core. A finished candidate is one
+JSON file in FOLDER/candidates; run again to go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines import PredictConfig, RunOptions, TrainOptions, make_train_config, predict_faces, train
+from pipelines.manifest import read_table
+from pipelines.progress import Progress
+from pipelines.records import VideoRow
+from pipelines.scoring.metrics import log_loss, roc_auc
+
+FILES = ("val", "val_other_people", "swap_pairs")
+CROP_BOX = (94, 118, 286, 310)
+BASE: Mapping[str, Any] = {
+    "network.backbone": "mobilenetv2_imagenet",
+    "network.drop_path_rate": 0.0,
+    "init": "multi-attention-default",
+    "input_size": 160,
+    "crop_box": CROP_BOX,
+    "augment": "robust",
+    "crop_jitter": 0.06,
+    "epochs": 4,
+    "samples_per_epoch": 3200,
+    "optimization.optimizer": "adamw",
+    "optimization.learning_rate": 4e-4,
+    "optimization.weight_decay": 0.02,
+    "optimization.schedule": "cosine",
+    "optimization.warmup_steps": 40,
+    "optimization.batch_size": 32,
+    "optimization.ema_decay": 0.99,
+    "val_fraction": 0.06,
+}
+PLAIN: Mapping[str, Any] = {"preset": "backbone"}
+MULTI: Mapping[str, Any] = {"preset": "paper", "self_blend": 0.3}
+CANDIDATES: Mapping[str, Mapping[str, Any]] = {
+    "plain-flip": {**PLAIN, "augment": "flip"},
+    "plain-robust": PLAIN,
+    "plain-blend-0.3": {**PLAIN, "self_blend": 0.3},
+    "plain-blend-0.6": {**PLAIN, "self_blend": 0.6},
+    "plain-blend-1": {**PLAIN, "self_blend": 1.0},
+    "plain-swaps-0.3": {**PLAIN, "self_blend": 0.3, "swap_share": 1.0},
+    "plain-both-0.6": {**PLAIN, "self_blend": 0.6, "swap_share": 0.5},
+    "plain-pairs": {**PLAIN, "self_blend": 0.3, "pair_originals": True},
+    "plain-cameras": {**PLAIN, "self_blend": 0.3, "augment": "cameras"},
+    "plain-blend-0.3-224": {**PLAIN, "self_blend": 0.3, "input_size": 224},
+    "multi-none": {**MULTI, "auxiliary": "none", "agda.mode": "none"},
+    "multi-ril": {**MULTI, "agda.mode": "none"},
+    "multi-ril-agda": MULTI,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*", help=f"each NAME or NAME:SEED; names: {', '.join(CANDIDATES)}")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(1)
+    for text in options.names:
+        name, _, seed = text.partition(":")
+        run_candidate(options.folder, name, int(seed or 0))
+
+
+def run_candidate(folder: Path, name: str, seed: int) -> None:
+    """Trains one and writes its figures, unless they are there."""
+    result = folder / "candidates" / f"{name}-{seed}.json"
+    if result.is_file():
+        return
+    settings = {**BASE, **CANDIDATES[name], "seed": seed}
+    preset = settings.pop("preset")
+    started = time.monotonic()
+    summary = train(
+        folder / "train",
+        make_train_config(preset, settings),
+        TrainOptions(workers=1, compile=True, cache_gb=5),
+        run=f"candidate-{name}-{seed}",
+        on_progress=tell,
+    )
+    seconds = time.monotonic() - started
+    figures = {file: measure(folder / file, summary.folder / "last.safetensors", result) for file in FILES}
+    facts = {"name": name, "seed": seed, "settings": settings, "seconds": seconds, "figures": figures}
+    result.parent.mkdir(exist_ok=True)
+    result.write_text(json.dumps(facts, indent=1) + "\n")
+    logging.info("%s: %s", result.stem, json.dumps(figures))
+
+
+def measure(workspace: Path, checkpoint: Path, result: Path) -> dict[str, float]:
+    """AUC and log loss over the videos of one file; where they come in pairs, the share of pairs in the right order."""
+    videos = read_table(workspace / "detect-faces/videos.parquet", VideoRow).to_pylist()
+    config = PredictConfig(checkpoint=str(checkpoint), aggregate="mean")
+    summary = predict_faces(
+        workspace,
+        config,
+        RunOptions(batch_size=32, overwrite=True),
+        output=result.with_suffix(f".{workspace.name}.csv"),
+    )
+    score_of = {row.video: row.fake_probability for row in summary.rows if row.fake_probability is not None}
+    known = [video for video in videos if video["path"] in score_of]
+    labels = np.array([int(video["label"] == "fake") for video in known])
+    scores = np.array([score_of[video["path"]] for video in known], dtype=np.float64)
+    figures = {"videos": len(known), "auc": roc_auc(labels, scores), "log_loss": log_loss(labels, scores)}
+    if workspace.name == "swap_pairs":
+        real_of = {
+            video["original"] or video["path"]: score_of[video["path"]] for video in known if video["label"] == "real"
+        }
+        pairs = [(score_of[v["path"]], real_of.get(v["original"])) for v in known if v["label"] == "fake"]
+        figures["pairs_in_order"] = float(np.mean([fake > real for fake, real in pairs if real is not None]))
+    return figures
+
+
+def tell(event: Progress) -> None:
+    if event.done % 25 == 0:
+        print(f"{event.task} {event.done}/{event.total} {event.note}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
