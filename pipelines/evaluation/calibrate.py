@@ -82,13 +82,15 @@ def calibrate(
 ) -> CalibrateSummary:
     """Fit the probabilities of videos, and two thresholds, on labelled videos that were not trained on.
 
+    A calibration that the checkpoint has is left out of the fit, and replaced.
+
     Args:
         source: scores or details that the checkpoint has made, a workspace, or a Parquet of crops.
         output: the calibrated copy.
         labels: as for `evaluate`.
 
     Raises:
-        CheckpointError: the checkpoint is calibrated already, or has not made the scores.
+        CheckpointError: the checkpoint has not made the scores, or has calibrated them already.
         ConfigError: the output exists and `overwrite` is off, or is the checkpoint itself.
         DatasetError: too few videos for the targets, or labels that do not fit.
     """
@@ -103,15 +105,16 @@ def calibrate(
     if output.exists() and output.samefile(checkpoint.path):
         raise ConfigError(f"{output} is the checkpoint that is to be calibrated; choose another name")
     header = read_header(checkpoint.path)
-    if header.calibration is not None:
-        raise CheckpointError(
-            f"{checkpoint.path} is calibrated already; calibrate the checkpoint that it was made from"
-        )
     predict = PredictConfig(checkpoint=config.checkpoint, aggregate=config.aggregate)
     loader = Loader(predict, options, labels, config.split, "val", on_progress)
     with ExitStack() as stack:
         opened = loader.open(Path(source), stack)
     _refuse_scores_of_others(opened, checkpoint)
+    if header.calibration is not None and opened.raw.faces is None:
+        raise CheckpointError(
+            f"{opened.raw.name} holds probabilities that {checkpoint.name} has calibrated already; pass the videos' details or "
+            "their workspace, which hold the network's own"
+        )
     aggregate = _choose_aggregate(opened.raw, config, header)
     videos = _videos_with_scores(opened, aggregate)
     fit = fit_calibration(

@@ -241,17 +241,15 @@ def choose_thresholds(
 def write_calibrated_copy(checkpoint_path: Path, output: Path, calibration: Calibration) -> None:
     """The same tensors under a header with the calibration, its aggregation, and `fake_from` as the threshold.
 
+    A calibration that was there is replaced: `calibration` must be one of the network's own probabilities.
+
     Raises:
-        CheckpointError: no checkpoint, or one that is calibrated already: its probabilities are no longer the network's.
+        CheckpointError: no checkpoint.
         ConfigError: the output is the checkpoint itself, or not named .safetensors.
     """
     if output.suffix != ".safetensors":
         raise ConfigError(f"{output} must end in .safetensors")
     header = read_header(checkpoint_path)
-    if header.calibration is not None:
-        raise CheckpointError(
-            f"{checkpoint_path} is calibrated already; calibrate the checkpoint that it was made from"
-        )
     if output.exists() and output.samefile(checkpoint_path):
         raise ConfigError(f"{output} is the checkpoint that is to be calibrated; choose another name")
     contract = replace(header.preprocessing, threshold=calibration.fake_from, aggregate=calibration.aggregate)

@@ -203,6 +203,15 @@ def test_the_calibrated_copy_is_less_wrong_where_it_is_measured_and_uncertain_wh
         assert shares == pytest.approx(summary.shares[label])
     assert verdicts.count("uncertain") > 3
 
+    again = tmp_path / "again.safetensors"
+    assert calibrate(crowd, again, replace(config, checkpoint=str(copy)), labels=labels).calibration == replace(
+        summary.calibration, source="crowd, all videos"
+    ), "a fit begins with the network's own probabilities, whatever calibration the checkpoint has"
+    assert again.read_bytes() == copy.read_bytes()
+    scores = write_score_file(tmp_path / "calibrated.csv", after_rows)
+    with pytest.raises(CheckpointError, match="holds probabilities that copy.safetensors has calibrated already; pass"):
+        calibrate(scores, tmp_path / "d.safetensors", replace(config, checkpoint=str(copy)), labels=labels)
+
 
 @pytest.mark.parametrize(
     ("changes", "message"),
@@ -284,8 +293,6 @@ def test_an_output_that_exists_is_kept_unless_it_may_be_replaced(
     assert output.read_text() == "mine"
     calibrate(sources[0], output, config, RunOptions(overwrite=True), labels=sources[1])
     assert read_header(output).calibration is not None
-    with pytest.raises(CheckpointError, match="is calibrated already; calibrate the checkpoint that it was made from"):
-        calibrate(sources[0], tmp_path / "d.safetensors", replace(config, checkpoint=str(output)), labels=sources[1])
 
 
 def test_an_output_that_can_not_be_is_refused_before_any_work(

@@ -254,12 +254,6 @@ def _tensor_bytes(path: Path) -> bytes:
         ("raw.safetensors", "./../{folder}/raw.safetensors", ConfigError, "is the checkpoint that is to be calibrated"),
         ("raw.safetensors", "link.safetensors", ConfigError, "is the checkpoint that is to be calibrated"),
         ("raw.safetensors", "copy.bin", ConfigError, "copy.bin must end in .safetensors"),
-        (
-            "calibrated.safetensors",
-            "copy.safetensors",
-            CheckpointError,
-            "is calibrated already; calibrate the checkpoint",
-        ),
         ("text.safetensors", "copy.safetensors", CheckpointError, "is not a safetensors file"),
     ],
 )
