@@ -27,6 +27,7 @@ from pipelines.faces.align import AlignedFace, align_face
 from pipelines.faces.detector import load_detector
 from pipelines.image_files import Image, read_image
 from pipelines.preprocessing import Preprocessing, cut_input, to_network_input
+from pipelines.scoring.calibration import Calibration
 from pipelines.video import open_video
 from pipelines.video.frames import ChosenFrames
 
@@ -57,7 +58,8 @@ def main() -> None:
     checkpoint = load_checkpoint(options.checkpoint)
     contract = checkpoint.header.preprocessing
     detector = load_detector(contract.detector, max_side=contract.max_side, min_score=contract.min_score)
-    calibration = checkpoint.header.calibration
+    fit = checkpoint.header.calibration
+    calibration = Calibration.from_json(dict(fit)) if fit else None
     cases: list[Shown] = []
     for name, picture in (("Collins", read_first_frame(ROOT / "examples/astronaut.mp4")), ("Hopper", read_hopper())):
         found = detector.detect([picture])[0]
@@ -66,8 +68,9 @@ def main() -> None:
         for what, is_fake, crop in make_cases(face):
             image = cut_input(crop, contract)
             score = score_image(checkpoint.network, image, contract)
-            score = calibration.apply(score) if calibration else score
-            cases.append(Shown(f"{name}: {what}", is_fake, image, float(score)))
+            cases.append(
+                Shown(f"{name}: {what}", is_fake, image, float(calibration.apply(score)) if calibration else score)
+            )
     report(cases)
     draw(cases, options.output)
 
@@ -131,8 +134,7 @@ def read_first_frame(path: Path) -> Image:
 
 
 def read_hopper() -> Image:
-    with matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=True) as file:
-        return read_image(Path(file.name))
+    return read_image(Path(str(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))))
 
 
 if __name__ == "__main__":

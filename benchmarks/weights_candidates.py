@@ -27,6 +27,7 @@ from pipelines.progress import Progress
 from pipelines.records import VideoRow
 from pipelines.scoring.metrics import log_loss, roc_auc
 
+TEMPLATE = Path(__file__).with_name("candidates_template.md")
 FILES = ("val", "val_other_people", "swap_pairs")
 CROP_BOX = (94, 118, 286, 310)
 BASE: Mapping[str, Any] = {
@@ -66,25 +67,52 @@ CANDIDATES: Mapping[str, Mapping[str, Any]] = {
     "multi-ril-agda": MULTI,
 }
 
+TABLES: Mapping[str, Mapping[str, str]] = {
+    "learned": {
+        "plain-flip": "real fakes only, mirrored",
+        "plain-robust": "real fakes only, `robust`",
+        "plain-blend-0.3": "30 % self-blends",
+        "plain-blend-0.6": "60 % self-blends",
+        "plain-blend-1": "self-blends only",
+        "plain-swaps-0.3": "30 % imitated swaps",
+        "plain-both-0.6": "30 % self-blends, 30 % imitated swaps",
+        "plain-pairs": "30 % self-blends, fakes beside their originals",
+        "plain-cameras": "30 % self-blends, `cameras`",
+    },
+    "network": {
+        "plain-blend-0.3": "MobileNetV2, 160 px",
+        "plain-blend-0.3-224": "MobileNetV2, 224 px",
+        "multi-none": "multi-attention, M = 4",
+        "multi-ril": "with regional independence loss",
+        "multi-ril-agda": "with this loss and AGDA (second pass)",
+    },
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*", help=f"each NAME or NAME:SEED; names: {', '.join(CANDIDATES)}")
+    parser.add_argument("--init", default=BASE["init"], help="the weights that all begin with")
+    parser.add_argument(
+        "--page", type=Path, help="write the tables of all finished candidates, such as docs/candidates.md"
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     for text in options.names:
         name, _, seed = text.partition(":")
-        run_candidate(options.folder, name, int(seed or 0))
+        run_candidate(options.folder, name, int(seed or 0), options.init)
+    if options.page:
+        write_page(options.folder, options.page)
 
 
-def run_candidate(folder: Path, name: str, seed: int) -> None:
+def run_candidate(folder: Path, name: str, seed: int, init: str) -> None:
     """Trains one and writes its figures, unless they are there."""
     result = folder / "candidates" / f"{name}-{seed}.json"
     if result.is_file():
         return
-    settings = {**BASE, **CANDIDATES[name], "seed": seed}
+    settings = {**BASE, **CANDIDATES[name], "init": init, "seed": seed}
     preset = settings.pop("preset")
     started = time.monotonic()
     summary = train(
@@ -124,6 +152,51 @@ def measure(workspace: Path, checkpoint: Path, result: Path) -> dict[str, float]
         pairs = [(score_of[v["path"]], real_of.get(v["original"])) for v in known if v["label"] == "fake"]
         figures["pairs_in_order"] = float(np.mean([fake > real for fake, real in pairs if real is not None]))
     return figures
+
+
+def write_page(folder: Path, page: Path) -> None:
+    """The template with one table for each group of candidates; those that were not run are left out."""
+    found = [json.loads(path.read_text()) for path in sorted((folder / "candidates").glob("*.json"))]
+    tables = {group: make_table(titles, found) for group, titles in TABLES.items()}
+    page.write_text(TEMPLATE.read_text("utf-8").format(**tables), "utf-8")
+
+
+def make_table(titles: Mapping[str, str], found: list[Any]) -> str:
+    """A row for each candidate: means over its seeds, and their spread where there are several."""
+    header = [
+        "",
+        "seeds",
+        "minutes",
+        "`val` AUC",
+        "other people AUC",
+        "other people log loss",
+        "swap pairs AUC",
+        "pairs in order",
+    ]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for name, title in titles.items():
+        runs = [run for run in found if run["name"] == name]
+        if not runs:
+            continue
+        columns = [
+            spread([run["figures"][file][figure] for run in runs])
+            for file, figure in (
+                ("val", "auc"),
+                ("val_other_people", "auc"),
+                ("val_other_people", "log_loss"),
+                ("swap_pairs", "auc"),
+                ("swap_pairs", "pairs_in_order"),
+            )
+        ]
+        minutes = f"{np.mean([run['seconds'] for run in runs]) / 60:.0f}"
+        lines.append(f"| {' | '.join([title, str(len(runs)), minutes, *columns])} |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    """Mean, and half the range where there is one."""
+    half = (max(values) - min(values)) / 2
+    return f"{np.mean(values):.3f}" + (f" ± {half:.3f}" if len(values) > 1 else "")
 
 
 def tell(event: Progress) -> None:

@@ -75,7 +75,7 @@ def distort(image: Image, rng: Generator) -> Image:
     if rng.random() < 0.5:
         image = image[:, ::-1]
     if rng.random() < 0.3:
-        image = _rotate(image, rng.uniform(-30, 30), rng)
+        image = rotate(image, rng.uniform(-30, 30), rng)
     if rng.random() < 0.15:
         image = cover(image, rng)
     if rng.random() < 0.7:
@@ -182,7 +182,7 @@ def _draw_clutter(scene: Image, rng: Generator) -> None:
 def _paste(scene: Image, image: Image, rng: Generator) -> None:
     """Puts the image anywhere, up to a fifth of it outside; sometimes within a soft ellipse instead of hard edges."""
     if rng.random() < 0.25:
-        image = _rotate(image, rng.uniform(-30, 30), rng)
+        image = rotate(image, rng.uniform(-30, 30), rng)
     (height, width), size = image.shape[:2], scene.shape[0]
     y = int(rng.integers(-height // 5, max(-height // 5 + 1, size - height * 4 // 5)))
     x = int(rng.integers(-width // 5, max(-width // 5 + 1, size - width * 4 // 5)))
@@ -210,7 +210,8 @@ def _soft_ellipse(height_px: int, width_px: int) -> NDArray[np.float32]:
     return np.clip((1.1 - np.sqrt(x * x + y * y)) / 0.2, 0, 1)[..., None]
 
 
-def _rotate(image: Image, degrees: float, rng: Generator) -> Image:
+def rotate(image: Image, degrees: float, rng: Generator) -> Image:
+    """About the centre; what comes into view is mirrored or black."""
     height, width = image.shape[:2]
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0)
     border = cv2.BORDER_REFLECT_101 if rng.random() < 0.5 else cv2.BORDER_CONSTANT

@@ -11,9 +11,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipelines import (
     CalibrateConfig,
@@ -25,13 +28,14 @@ from pipelines import (
     make_train_config,
     train,
 )
+from pipelines.manifest import replace_atomically
 from pipelines.progress import Progress
 
 SHARED = Path("../shared")
 NAME = "multi-attention-default"
 OUTPUT = Path(__file__).parents[1] / f"{NAME}.safetensors"
-FACES = {"train": "data/dfdc-faces/train.parquet", "val_other_people": "data/dfdc-faces/val_other_people.parquet"}
-CALIBRATED_ON = "val_other_people"
+TRAINED_ON = ("data/dfdc-faces/train.parquet", "data/portraits/real.parquet")
+CALIBRATED_ON = "data/dfdc-faces/val_other_people.parquet"
 COMMON: Mapping[str, Any] = {
     "network.backbone": "mobilenetv2_imagenet",
     "network.drop_path_rate": 0.0,
@@ -71,14 +75,10 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # for the processes that training starts
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    for name, source in FACES.items():
-        import_faces(
-            options.shared / source,
-            options.workspace / name,
-            ImportConfig(),
-            RunOptions(batch_size=32),
-            on_progress=tell,
-        )
+    faces = options.workspace / "faces.parquet"
+    join_tables([options.shared / source for source in TRAINED_ON], faces)
+    for source, name in ((faces, "train"), (options.shared / CALIBRATED_ON, "calibration")):
+        import_faces(source, options.workspace / name, ImportConfig(), RunOptions(batch_size=32), on_progress=tell)
     start = str(options.shared / "weights/mobilenetv2_imagenet.pth")
     for name, settings in RUNS.items():
         summary = train(
@@ -90,9 +90,20 @@ def main() -> None:
         )
         start = str(summary.checkpoint)
     calibrated = calibrate(
-        options.workspace / CALIBRATED_ON, options.output, CalibrateConfig(checkpoint=start), RunOptions(overwrite=True)
+        options.workspace / "calibration", options.output, CalibrateConfig(checkpoint=start), RunOptions(overwrite=True)
     )
     logging.info("wrote %s: %s", options.output, calibrated)
+
+
+def join_tables(sources: Sequence[Path], target: Path) -> None:
+    """One Parquet of all labelled faces, unless it is there."""
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        columns = ("video", "label", "original", "image_jpeg")
+        tables = [pq.read_table(source) for source in sources]
+        tables = [table.select([name for name in columns if name in table.column_names]) for table in tables]
+        with replace_atomically(target) as beside:
+            pq.write_table(pa.concat_tables(tables, promote_options="default"), beside)
 
 
 def tell(event: Progress) -> None:
