@@ -23,6 +23,7 @@ from pipelines.errors import ConfigError, ManifestError, TrainingDivergedError
 from pipelines.manifest import Provenance, replace_atomically
 from pipelines.models import build_model, model_config
 from pipelines.models.backbone import set_bn_momentum
+from pipelines.models.multi_attention.network import MultiAttentionDetector
 from pipelines.preprocessing import Preprocessing, to_network_input
 from pipelines.records import EpochRow
 from pipelines.training.config import TrainConfig, TrainOptions
@@ -143,8 +144,15 @@ def _make_trainer(fabric: Fabric, run: Run) -> Trainer:
     if run.state_path.is_file():
         _restore(trainer, run.state_path)
     if run.options.compile:
-        network.compile()
+        _compile(network, run.config)
     return trainer
+
+
+def _compile(network: Network, config: TrainConfig) -> None:
+    """What each phase calls, when it first calls it."""
+    if config.backbone_epochs and isinstance(network, MultiAttentionDetector):
+        network.backbone.net.compile()
+    network.compile()
 
 
 def _open_images(run: Run, processes: int) -> tuple[FaceImages, FaceImages]:

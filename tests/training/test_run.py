@@ -15,6 +15,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from safetensors import safe_open
+from timm.models.efficientnet import EfficientNet
 from torch import nn
 
 import pipelines.training.run
@@ -288,14 +289,15 @@ def test_precision_on_a_cpu_is_32_unless_bf16_is_asked_for() -> None:
         choose_precision("16", cpu)
 
 
-@pytest.mark.parametrize("asked", [True, False])
-def test_the_network_is_compiled_when_that_is_asked_for(
-    training_faces: Faces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
+@pytest.mark.parametrize(("asked", "backbone_epochs"), [(True, 0), (False, 0), (True, 1), (False, 1)])
+def test_what_each_phase_calls_is_compiled_when_that_is_asked_for(
+    training_faces: Faces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool, backbone_epochs: int
 ) -> None:
-    compiled: list[nn.Module] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
-    _train(_run(tmp_path / "run", training_faces, SHORT, compile=asked))
-    assert [type(network) for network in compiled] == [MultiAttentionDetector] * asked
+    compiled: list[type[nn.Module]] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(type(self)))
+    settings = SHORT | {"epochs": 2, "backbone_epochs": backbone_epochs}
+    _train(_run(tmp_path / "run", training_faces, settings, compile=asked))
+    assert compiled == ([EfficientNet] * backbone_epochs + [MultiAttentionDetector]) * asked
 
 
 def test_the_memory_for_faces_is_what_was_asked_for(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,10 +69,8 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=SHARED, help="folder with data/ and weights/")
     parser.add_argument("--workspace", type=Path, default=Path("local") / NAME)
     parser.add_argument("--output", type=Path, default=OUTPUT)
-    parser.add_argument("--devices", type=int, default=2, help="processes; on a CPU each takes --threads cores")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--devices", type=int, default=2, help="processes, which share the GPUs or the CPU's cores")
     options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # for the processes that training starts
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     faces = options.workspace / "faces.parquet"
     join_tables([options.shared / source for source in TRAINED_ON], faces)

@@ -42,7 +42,6 @@ WARM_UP_STEPS = 150
 WEIGHT_DECAY = 1e-4
 MAX_GRADIENT_NORM = 5.0
 EMA_DECAY = 0.998
-BATCH_NORM_FROZEN_SHARE = 0.35
 CHECKPOINT_SECONDS = 180.0
 LOG_EVERY_STEPS = 50
 CONFIDENT = 0.3
@@ -63,6 +62,9 @@ class Phase:
     peak_learning_rate: float = 2e-3
     hints: Literal["stages", "blocks"] = "stages"
     """Which maps are imitated: those of the three stages and all that follows them, or also those of every block of the body."""
+    norm_frozen_share: float = 0.35
+    """Last share of the steps in which batch norm keeps its averaged statistics, as it will when it is used. A batch has so few
+    scenes that their own statistics hide what is left to learn: all losses fall by a third when they are left out."""
 
 
 FIRST_WEIGHTS = {"class": 1.0, "logit": 0.25, "box": 1.0, "landmarks": 1.5, "features": 1.0}
@@ -71,7 +73,8 @@ PHASES = (
     Phase("first", 5000, 0.0, FIRST_WEIGHTS),
     Phase("refined", 3200, 0.35, REFINING_WEIGHTS),
     Phase("refined-again", 3000, 0.35, REFINING_WEIGHTS),
-    Phase("every-block", 5000, 0.35, REFINING_WEIGHTS | {"landmarks": 6.0}, 1.5e-3, hints="blocks"),
+    Phase("every-block", 5000, 0.35, REFINING_WEIGHTS | {"landmarks": 6.0}, 1.5e-3, "blocks"),
+    Phase("norm-frozen", 5000, 0.35, REFINING_WEIGHTS | {"landmarks": 8.0}, 1e-3, "blocks", norm_frozen_share=1.0),
 )
 
 
@@ -293,7 +296,7 @@ def train(options: argparse.Namespace, phase: Phase, start: dict[str, Tensor] | 
         return average
 
     student.train()
-    frozen_from = round(phase.steps * (1 - BATCH_NORM_FROZEN_SHARE))
+    frozen_from = round(phase.steps * (1 - phase.norm_frozen_share))
     sums: dict[str, float] = {}
     started = saved = time.monotonic()
     for step, images in enumerate(iterate_batches(options, phase, first_step, phase.steps), start=first_step):
