@@ -63,6 +63,7 @@ CANDIDATES: Mapping[str, Mapping[str, Any]] = {
     "plain-cameras": {**PLAIN, "self_blend": 0.3, "augment": "cameras"},
     "plain-blend-0.3-224": {**PLAIN, "self_blend": 0.3, "input_size": 224},
     "multi-none": {**MULTI, "auxiliary": "none", "agda.mode": "none"},
+    "multi-ril-weak": {**MULTI, "agda.mode": "none", "ril.weight": 0.1},
     "multi-ril": {**MULTI, "agda.mode": "none"},
     "multi-ril-agda": MULTI,
 }
@@ -83,8 +84,9 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "plain-blend-0.3": "MobileNetV2, 160 px",
         "plain-blend-0.3-224": "MobileNetV2, 224 px",
         "multi-none": "multi-attention, M = 4",
-        "multi-ril": "with regional independence loss",
-        "multi-ril-agda": "with this loss and AGDA (second pass)",
+        "multi-ril-weak": "with regional independence loss, weight 0.1",
+        "multi-ril": "with regional independence loss, weight 1",
+        "multi-ril-agda": "with this loss, weight 1, and AGDA (second pass)",
     },
 }
 

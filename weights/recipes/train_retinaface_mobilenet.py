@@ -38,12 +38,13 @@ from pipelines.faces.retinaface import ANCHORS_PER_CELL, INPUT_NORMS, build_reti
 CROPS_EVERY = 4
 # Equal pixels per batch, so equal time per step; the large scenes teach faces of 300 px and more.
 BATCH_PLANS = ((8, 320),) * 7 + ((4, 448),) * 2 + ((2, 640),)
+SMALL_BATCH_PLANS = ((2, 320),) * 7 + ((1, 448),) * 2 + ((1, 640),)
 WARM_UP_STEPS = 150
 WEIGHT_DECAY = 1e-4
 MAX_GRADIENT_NORM = 5.0
 EMA_DECAY = 0.998
 CHECKPOINT_SECONDS = 180.0
-LOG_EVERY_STEPS = 50
+LOG_EVERY_STEPS = 200
 CONFIDENT = 0.3
 SCORE_OF_SCALE = 0.8
 SCALE_BATCHES = 200
@@ -65,6 +66,8 @@ class Phase:
     norm_frozen_share: float = 0.35
     """Last share of the steps in which batch norm keeps its averaged statistics, as it will when it is used. A batch has so few
     scenes that their own statistics hide what is left to learn: all losses fall by a third when they are left out."""
+    batch_plans: tuple[tuple[int, int], ...] = BATCH_PLANS
+    """(scenes, side in px) of the batches, in turn. Small ones give more steps in the same time; they need frozen batch norm."""
 
 
 FIRST_WEIGHTS = {"class": 1.0, "logit": 0.25, "box": 1.0, "landmarks": 1.5, "features": 1.0}
@@ -74,7 +77,16 @@ PHASES = (
     Phase("refined", 3200, 0.35, REFINING_WEIGHTS),
     Phase("refined-again", 3000, 0.35, REFINING_WEIGHTS),
     Phase("every-block", 5000, 0.35, REFINING_WEIGHTS | {"landmarks": 6.0}, 1.5e-3, "blocks"),
-    Phase("norm-frozen", 5000, 0.35, REFINING_WEIGHTS | {"landmarks": 8.0}, 1e-3, "blocks", norm_frozen_share=1.0),
+    Phase(
+        "norm-frozen",
+        12_000,
+        0.35,
+        REFINING_WEIGHTS | {"landmarks": 8.0},
+        7e-4,
+        "blocks",
+        norm_frozen_share=1.0,
+        batch_plans=SMALL_BATCH_PLANS,
+    ),
 )
 
 
@@ -95,18 +107,18 @@ class Answers:
 class SceneBatches(Dataset[Tensor]):
     """Batch k is a function of (seed, k) alone, so a resumed run sees what the interrupted one would have seen."""
 
-    def __init__(self, photos: list[bytes], crops: list[bytes], *, seed: int, crowd_share: float) -> None:
-        self.photos, self.crops, self.seed, self.crowd_share = photos, crops, seed, crowd_share
+    def __init__(self, photos: list[bytes], crops: list[bytes], phase: Phase) -> None:
+        self.photos, self.crops, self.phase = photos, crops, phase
 
     def _make_scene(self, size_px: int, rng: Generator) -> Image:
-        scene = compose_scene(self.photos, self.crops, size_px=size_px, rng=rng, crowd_share=self.crowd_share)
+        scene = compose_scene(self.photos, self.crops, size_px=size_px, rng=rng, crowd_share=self.phase.crowd_share)
         return distort(scene, rng)
 
     def __getitem__(self, step: int) -> Tensor:
         """(N, 3, H, W) uint8, BGR."""
         cv2.setNumThreads(1)
-        rng = np.random.default_rng((self.seed, step))
-        count, size_px = BATCH_PLANS[step % len(BATCH_PLANS)]
+        rng = np.random.default_rng((PHASES.index(self.phase), step))
+        count, size_px = self.phase.batch_plans[step % len(self.phase.batch_plans)]
         scenes = [self._make_scene(size_px, rng) for _ in range(count)]
         return torch.from_numpy(np.stack(scenes)).permute(0, 3, 1, 2).contiguous()
 
@@ -255,7 +267,7 @@ def iterate_batches(options: argparse.Namespace, phase: Phase, first_step: int, 
     crops = read_face_crops(options.faces, every=CROPS_EVERY)
     print(f"{len(photos)} photos, {len(crops)} face crops", flush=True)
     loader = DataLoader(
-        SceneBatches(photos, crops, seed=PHASES.index(phase), crowd_share=phase.crowd_share),
+        SceneBatches(photos, crops, phase),
         batch_size=None,
         sampler=range(first_step, end_step),
         num_workers=1,
@@ -281,7 +293,9 @@ def train(options: argparse.Namespace, phase: Phase, start: dict[str, Tensor] | 
     average = copy.deepcopy(student).eval().requires_grad_(False)
     student = student.to(memory_format=torch.channels_last)
     teacher, watched = Watched(build_teacher(options.teacher), phase.hints), Watched(student, phase.hints)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=phase.peak_learning_rate, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(
+        student.parameters(), lr=phase.peak_learning_rate, weight_decay=WEIGHT_DECAY, fused=True
+    )
     parts = {"student": student, "average": average, "optimizer": optimizer}
     checkpoint_path = options.run_folder / phase.name / "checkpoint.pt"
     checkpoint_path.parent.mkdir(parents=True, exist_ok=True)
