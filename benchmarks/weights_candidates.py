@@ -1,6 +1,6 @@
 """Trains short candidates for the embedded weights on equal terms and measures each on three files of labelled faces.
 
-    python benchmarks/weights_candidates.py FOLDER --shared ../shared NAME[:SEED] …
+    python benchmarks/weights_candidates.py FOLDER NAME[:SEED] …
     python benchmarks/weights_candidates.py FOLDER --page docs/candidates.md
 
 FOLDER is the recipe's workspace (`weights/recipes/train_multi_attention_default.py` imports the faces there). All begin with
