@@ -47,6 +47,18 @@ COMMON: Mapping[str, Any] = {
     "seed": 0,
 }
 """Of all runs."""
+LONG: Mapping[str, Any] = {
+    "augment": "robust",
+    "crop_jitter": 0.06,
+    "pair_originals": True,
+    "self_blend": 0.3,
+    "ril.weight": 0.1,
+    "agda.mode": "none",
+    "samples_per_epoch": 24_576,
+    "optimization.weight_decay": 0.02,
+    "optimization.batch_size": 64,
+    "optimization.ema_decay": 0.998,
+}
 RUNS: Mapping[str, Mapping[str, Any]] = {
     # cross-entropy on the backbone, then the whole network
     "first": {
@@ -60,6 +72,10 @@ RUNS: Mapping[str, Mapping[str, Any]] = {
         "optimization.batch_size": 48,
         "optimization.ema_decay": 0.995,
     },
+    # self-blends, and each fake beside its original
+    "second": {**LONG, "epochs": 7, "optimization.learning_rate": 5e-4},
+    # the same at the resolution at which the crops hold their detail
+    "third": {**LONG, "input_size": 224, "epochs": 5, "optimization.learning_rate": 2.5e-4},
 }
 """Each starts from the best weights of the one before."""
 
