@@ -12,10 +12,12 @@ from deepfake_cli.commands import (
     calibrate,
     detect_faces,
     evaluate,
+    export,
     extract_frames,
     import_faces,
     index,
     inspect,
+    merge,
     predict,
     train,
     weights,
@@ -55,8 +57,10 @@ app.command("index")(index.index)
 app.command("extract-frames")(extract_frames.extract_frames)
 app.command("detect-faces")(detect_faces.detect_faces)
 app.command("import-faces")(import_faces.import_faces)
+app.command("merge")(merge.merge)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
+app.command("export")(export.export)
 app.command("inspect")(inspect.inspect)
 app.add_typer(weights.app, name="weights")

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines import shards
+
 RUNNING = "How to run"
 LOGGING = "Messages"
 
@@ -23,6 +25,15 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Frames or faces per network
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Discard what was made before.", rich_help_panel=RUNNING)]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Hash inputs again instead of trusting size and time.", rich_help_panel=RUNNING)
+]
+Shard = Annotated[
+    shards.Shard | None,
+    typer.Option(
+        parser=shards.Shard.parse,
+        metavar="I/N",
+        help="Only slice I of N of the videos, by their content; then: merge.",
+        rich_help_panel=RUNNING,
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, warnings only.", rich_help_panel=LOGGING)]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell every step.", rich_help_panel=LOGGING)]
@@ -49,6 +60,21 @@ class Decoder(enum.StrEnum):
     auto = "auto"
     pyav = "pyav"
     decord = "decord"
+
+
+class Engine(enum.StrEnum):
+    torch = "torch"
+    onnxruntime = "onnxruntime"
+    openvino = "openvino"
+
+
+class Precision(enum.StrEnum):
+    float32 = "float32"
+    bf16 = "bf16"
+
+
+class ExportFormat(enum.StrEnum):
+    onnx = "onnx"
 
 
 class FrameFormat(enum.StrEnum):

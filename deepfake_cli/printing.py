@@ -50,7 +50,8 @@ def finish_stage(summary: StageSummary, row_noun: str, *, quiet: bool) -> None:
         outcome = ", ".join(f"{number} {status}" for status, number in sorted(statuses.items()))
         skipped = f", {summary.skipped} done before" if summary.skipped else ""
         ignored = f"; {count(summary.num_ignored, 'other file')} ignored" if summary.num_ignored else ""
-        typer.echo(f"{summary.stage}: {count(len(summary.videos), 'video')} ({outcome}{skipped}), "
+        shard = f" {summary.shard}" if summary.shard else ""
+        typer.echo(f"{summary.stage}{shard}: {count(len(summary.videos), 'video')} ({outcome}{skipped}), "
                    f"{count(summary.rows, row_noun)} in {summary.folder}{ignored}")  # fmt: skip
     if summary.failures:
         raise typer.Exit(EXIT_INCOMPLETE)

@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from pipelines.evaluation.calibrate import calibrate
     from pipelines.evaluation.evaluate import evaluate
     from pipelines.inspection import inspect, read_manifest
+    from pipelines.shards import Shard
     from pipelines.stages.detect_faces import detect_faces
+    from pipelines.stages.export import export
     from pipelines.stages.extract_frames import extract_frames
     from pipelines.stages.import_faces import import_faces
     from pipelines.stages.import_weights import import_weights
     from pipelines.stages.index import index_dataset
+    from pipelines.stages.merge import merge_scores, merge_stage
     from pipelines.stages.predict import predict, predict_faces
     from pipelines.stages.train import preview_augmentations, train
     from pipelines.training.config import TrainConfig, TrainOptions, make_train_config
@@ -41,17 +44,21 @@ _HOMES = {
     "IndexConfig": "config",
     "PredictConfig": "config",
     "RunOptions": "config",
+    "Shard": "shards",
     "TrainConfig": "training.config",
     "TrainOptions": "training.config",
     "calibrate": "evaluation.calibrate",
     "detect_faces": "stages.detect_faces",
     "evaluate": "evaluation.evaluate",
+    "export": "stages.export",
     "extract_frames": "stages.extract_frames",
     "import_faces": "stages.import_faces",
     "import_weights": "stages.import_weights",
     "index_dataset": "stages.index",
     "inspect": "inspection",
     "make_train_config": "training.config",
+    "merge_scores": "stages.merge",
+    "merge_stage": "stages.merge",
     "predict": "stages.predict",
     "predict_faces": "stages.predict",
     "preview_augmentations": "stages.train",
@@ -67,17 +74,21 @@ __all__ = [  # noqa: RUF022 - by kind
     "IndexConfig",
     "PredictConfig",
     "RunOptions",
+    "Shard",
     "TrainConfig",
     "TrainOptions",
     "calibrate",
     "detect_faces",
     "evaluate",
+    "export",
     "extract_frames",
     "import_faces",
     "import_weights",
     "index_dataset",
     "inspect",
     "make_train_config",
+    "merge_scores",
+    "merge_stage",
     "predict",
     "predict_faces",
     "preview_augmentations",

@@ -77,8 +77,17 @@ def read_header(path: Path) -> CheckpointHeader:
         raise CheckpointError(
             f"{path} is not a deepfake checkpoint: it has no preprocessing contract; pass a file made by: deepfake train"
         )
+    return parse_header(metadata["deepfake"], path)
+
+
+def parse_header(text: str, path: Path) -> CheckpointHeader:
+    """The header from its JSON, as it stands in the file `path`.
+
+    Raises:
+        CheckpointError: damaged, or of another format than this version's.
+    """
     try:
-        value = json.loads(metadata["deepfake"])
+        value = json.loads(text)
         if value["format"] != FORMAT:
             raise CheckpointError(f"{path} has the format {value['format']}, this version of deepfake reads {FORMAT}")
         return CheckpointHeader(

@@ -9,11 +9,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pipelines.errors import ConfigError
+from pipelines.shards import Shard
 
 Decoder = Literal["auto", "pyav", "decord"]
 FrameFormat = Literal["png", "jpg"]
 SplitChoice = Literal["auto", "deal", "train", "val", "test", "none"]
 Aggregate = Literal["max-track", "mean", "confident"]
+EngineName = Literal["torch", "onnxruntime", "openvino"]
+Precision = Literal["float32", "bf16"]
 
 EvaluatedSplit = Literal["all", "train", "val", "test"]
 ProtocolName = Literal["paper", "deepfakebench", "sbi"]
@@ -24,6 +27,12 @@ DEFAULT_DETECTOR = "retinaface-mobilenet0.25"
 DEFAULT_CHECKPOINT = "multi-attention-default"
 DEFAULT_FRAMES = 32
 ALIGNED_SIZE_PX = 380
+ENGINE_PRECISIONS: dict[EngineName, tuple[Precision, ...]] = {
+    "torch": ("float32", "bf16"),
+    "onnxruntime": ("float32",),
+    "openvino": ("float32", "bf16"),
+}
+"""What each engine computes in: the combinations of `--engine` and `--precision` that exist."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,8 @@ class RunOptions:
     """Discard what the stage has made before."""
     verify: bool = False
     """Hash every input again instead of trusting path, size and modification time."""
+    shard: Shard | None = None
+    """Work on this slice of the items only; `merge` joins the slices."""
 
     def __post_init__(self) -> None:
         check(self.batch_size >= 1, "batch_size", "must be >= 1", self.batch_size)
@@ -136,6 +147,10 @@ class PredictConfig:
     threshold: float | None = None
     """Fake from here on, real below: no verdict is `uncertain` then."""
     min_frames: int = 1
+    engine: EngineName = "torch"
+    """What computes the classifier; the face detector is always torch's."""
+    precision: Precision = "float32"
+    """Of the classifier's arithmetic; its result is float32."""
 
     def __post_init__(self) -> None:
         check(self.frames is None or self.frames >= 1, "frames", "must be >= 1", self.frames)
@@ -144,6 +159,7 @@ class PredictConfig:
         check(self.max_side is None or self.max_side >= 32, "max_side", "must be >= 32", self.max_side)
         check(self.min_score is None or 0 < self.min_score < 1, "min_score", "must be between 0 and 1", self.min_score)
         check_choices(self)
+        check_engine(self.engine, self.precision)
 
 
 @dataclass(frozen=True)
@@ -223,6 +239,18 @@ def check(ok: bool, name: str, rule: str, got: object) -> None:
     """Refuse a value, naming the rule and what was given."""
     if not ok:
         raise ConfigError(f"{name} {rule}, got {got}")
+
+
+def refuse_shard(options: RunOptions, command: str) -> None:
+    """Refuse a shard where a command needs the whole: else it would quietly leave the rest out."""
+    check(options.shard is None, "shard", f"has no place in {command}", options.shard)
+
+
+def check_engine(engine: EngineName, precision: Precision) -> None:
+    """Refuse a combination that does not exist, naming those that do."""
+    known = "; ".join(f"{name}: {', '.join(precisions)}" for name, precisions in ENGINE_PRECISIONS.items())
+    rule = f"must be one that the engine {engine} computes in ({known})"
+    check(precision in ENGINE_PRECISIONS[engine], "precision", rule, precision)
 
 
 def check_choices(config: Any, prefix: str = "") -> None:

@@ -29,6 +29,7 @@ from pipelines.manifest import (
 )
 from pipelines.progress import Progress, ProgressCallback, ignore_progress
 from pipelines.records import FINISHED, VideoRow, rows_to_table, schema_of, table_to_rows
+from pipelines.shards import Shard
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -55,6 +56,8 @@ class StageSummary:
     """Items that were finished before this run."""
     num_ignored: int = 0
     """Files in the named folders that are neither video nor image."""
+    shard: Shard | None = None
+    """The slice that `videos` are, of a stage that `merge` has yet to finish."""
 
     @property
     def rows(self) -> int:
@@ -89,6 +92,24 @@ class StageFolder:
 
     def part_path(self, video_id: str) -> Path:
         return self.parts_folder / f"{video_id}.parquet"
+
+    def has_part(self, video_id: str, provenance: Provenance) -> bool:
+        """Whether an item is finished: a part counts if it is whole; a damaged one is made again."""
+        path = self.part_path(video_id)
+        if not path.is_file():
+            return False
+        try:
+            return read_provenance(path) == provenance
+        except ManifestError:
+            return False
+
+    @property
+    def shards_folder(self) -> Path:
+        return self.root / "shards"
+
+    def shard_path(self, shard: Shard) -> Path:
+        """What a sharded run leaves for `merge`."""
+        return self.shards_folder / f"{shard.index}-of-{shard.count}.parquet"
 
     def read_videos(self) -> list[VideoRow]:
         return table_to_rows(read_table(self.videos_path, VideoRow), VideoRow)
@@ -141,6 +162,10 @@ def open_upstream(workspace: Path, stage: str) -> tuple[StageFolder, Provenance]
         raise ManifestError(
             f"workspace {workspace} does not exist; make it with: deepfake extract-frames … -w {workspace}"
         )
+    if not folder.manifest_path.is_file() and folder.shards_folder.is_dir():
+        raise ManifestError(
+            f"the shards of {stage} were not merged in {workspace}; run: deepfake merge -w {workspace} --stage {stage}"
+        )
     if not folder.manifest_path.is_file():
         state = "was not finished" if folder.root.is_dir() else "has not been run"
         raise ManifestError(f"{stage} {state} in {workspace}; run: deepfake {stage} … -w {workspace}")
@@ -183,6 +208,8 @@ class StageRun(Generic[Item]):
     id_of: Callable[[Item], str]
     unit: str = "video"
     workers: int = 1
+    shard: Shard | None = None
+    """Of the stage that the items are a slice of."""
     on_progress: ProgressCallback = ignore_progress
 
     def run(self, items: Sequence[Item]) -> dict[str, Exception]:
@@ -196,6 +223,8 @@ class StageRun(Generic[Item]):
         self.on_progress(Progress(self.provenance.stage, done, len(items), self.unit))
         if todo:
             self.folder.manifest_path.unlink(missing_ok=True)
+            if self.shard:
+                self.folder.shard_path(self.shard).unlink(missing_ok=True)
         failures: dict[str, Exception] = {}
         for item, failure in self._process_all(todo):
             done += 1
@@ -205,14 +234,7 @@ class StageRun(Generic[Item]):
         return failures
 
     def is_finished(self, item_id: str) -> bool:
-        """A part counts if it is whole; a damaged one is made again."""
-        path = self.folder.part_path(item_id)
-        if not path.is_file():
-            return False
-        try:
-            return read_provenance(path) == self.provenance
-        except ManifestError:
-            return False
+        return self.folder.has_part(item_id, self.provenance)
 
     def _process_all(self, items: Sequence[Item]) -> Iterator[tuple[Item, Exception | None]]:
         if self.workers <= 1:
@@ -251,10 +273,22 @@ class StageRun(Generic[Item]):
         return None
 
     def finish(self, videos: Sequence[VideoRow], item_ids: Iterable[str]) -> None:
-        """Write `videos.parquet`, then the manifest: the parts of `item_ids`, each once, in that order."""
-        write_table(rows_to_table(videos, VideoRow), self.folder.videos_path, self.provenance)
-        paths = [self.folder.part_path(item_id) for item_id in dict.fromkeys(item_ids)]
-        write_table(merge_parts(paths, self.row_type), self.folder.manifest_path, self.provenance)
+        """Write the two manifests. What shards have left is out of date then: this run had all items."""
+        write_manifests(self.folder, self.provenance, self.row_type, videos, item_ids)
+        shutil.rmtree(self.folder.shards_folder, ignore_errors=True)
+
+
+def write_manifests(
+    folder: StageFolder,
+    provenance: Provenance,
+    row_type: type,
+    videos: Sequence[VideoRow],
+    item_ids: Iterable[str],
+) -> None:
+    """Write `videos.parquet`, then the manifest: the parts of `item_ids`, each once, in that order."""
+    merged = merge_parts([folder.part_path(item_id) for item_id in dict.fromkeys(item_ids)], row_type)
+    write_table(rows_to_table(videos, VideoRow), folder.videos_path, provenance)
+    write_table(merged, folder.manifest_path, provenance)
 
 
 def merge_parts(paths: Sequence[Path], row_type: type) -> pa.Table:
@@ -282,8 +316,9 @@ def describe_failure(failure: BaseException) -> str:
 
 
 def _earlier_provenances(folder: StageFolder) -> Iterator[Provenance]:
-    """Of the stage's files if they are there, else of any whole part that an interrupted run has left."""
-    for path in (folder.manifest_path, folder.videos_path, *sorted(folder.parts_folder.glob("*.parquet"))):
+    """Of the stage's files if they are there, else of any whole part that an interrupted run or a shard has left."""
+    parts = [path for inner in (folder.parts_folder, folder.shards_folder) for path in sorted(inner.glob("*.parquet"))]
+    for path in (folder.manifest_path, folder.videos_path, *parts):
         if not path.is_file():
             continue
         try:

@@ -23,6 +23,7 @@ def detect_faces(
     min_face_px: Annotated[int, typer.Option(help="Leave out smaller faces, frame px.")] = DetectConfig.min_face_px,
     device: opt.Device = RunOptions.device,
     batch_size: opt.BatchSize = RunOptions.batch_size,
+    shard: opt.Shard = RunOptions.shard,
     overwrite: opt.Overwrite = RunOptions.overwrite,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
@@ -36,6 +37,6 @@ def detect_faces(
     from pipelines import detect_faces as run
 
     with ProgressBar(quiet=quiet) as bar:
-        run_options = RunOptions(device=device, batch_size=batch_size, overwrite=overwrite)
+        run_options = RunOptions(device=device, batch_size=batch_size, overwrite=overwrite, shard=shard)
         summary = run(workspace, config, run_options, on_progress=bar)
     finish_stage(summary, "face", quiet=quiet)

@@ -30,7 +30,9 @@ def predict(
     ] = None,
     split: opt.Splits = None,
     faces: Annotated[Path | None, typer.Option(help="Score a workspace's detect-faces stage instead.")] = None,
-    checkpoint: Annotated[str, typer.Option(help="Registry name or checkpoint file.")] = PredictConfig.checkpoint,
+    checkpoint: Annotated[
+        str, typer.Option(help="Registry name, checkpoint file, or file of export.")
+    ] = PredictConfig.checkpoint,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Scores as .csv, .parquet or .json.")] = None,
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")] = False,
     details: Annotated[Path | None, typer.Option(help="Folder for a Parquet per video: every frame and face.")] = None,
@@ -48,8 +50,15 @@ def predict(
     ] = None,
     min_score: Annotated[float | None, typer.Option(help="Detector score. Default: the checkpoint's.")] = None,
     decoder: Annotated[opt.Decoder, typer.Option(help="Video reader.")] = opt.Decoder(PredictConfig.decoder),
+    engine: Annotated[
+        opt.Engine, typer.Option(help="What computes the classifier; all but torch are extras.")
+    ] = opt.Engine(PredictConfig.engine),
+    precision: Annotated[opt.Precision, typer.Option(help="Of the classifier's arithmetic.")] = opt.Precision(
+        PredictConfig.precision
+    ),
     device: opt.Device = RunOptions.device,
     batch_size: opt.BatchSize = RunOptions.batch_size,
+    shard: opt.Shard = RunOptions.shard,
     overwrite: opt.Overwrite = RunOptions.overwrite,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
@@ -69,8 +78,10 @@ def predict(
         aggregate=aggregate.value if aggregate else None,
         threshold=threshold,
         min_frames=min_frames,
+        engine=engine.value,
+        precision=precision.value,
     )
-    options = RunOptions(device=device, batch_size=batch_size, overwrite=overwrite)
+    options = RunOptions(device=device, batch_size=batch_size, overwrite=overwrite, shard=shard)
     with ProgressBar(quiet=quiet) as bar:
         reader_is_gone = False
 

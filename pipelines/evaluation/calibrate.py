@@ -11,7 +11,7 @@ from typing import get_args
 import numpy as np
 
 from pipelines.checkpoint import CheckpointHeader, read_header
-from pipelines.config import Aggregate, CalibrateConfig, PredictConfig, RunOptions
+from pipelines.config import Aggregate, CalibrateConfig, PredictConfig, RunOptions, refuse_shard
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.evaluation.joining import join, merge
 from pipelines.evaluation.loading import Loader, Source
@@ -95,6 +95,7 @@ def calibrate(
         DatasetError: too few videos for the targets, or labels that do not fit.
     """
     config, options, output = config or CalibrateConfig(), options or RunOptions(), Path(output)
+    refuse_shard(options, "calibrate")
     if output.is_dir():
         raise ConfigError(f"{output} is a folder; name a file that ends in .safetensors")
     if output.exists() and not options.overwrite:

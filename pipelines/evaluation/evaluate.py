@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.config import Aggregate, EvaluateConfig, PredictConfig, RunOptions
+from pipelines.config import Aggregate, EvaluateConfig, PredictConfig, RunOptions, refuse_shard
 from pipelines.errors import ConfigError
 from pipelines.evaluation.bootstrap import Estimate
 from pipelines.evaluation.joining import join, merge, name_sources
@@ -61,6 +61,7 @@ def evaluate(
         DatasetError: scores and labels that do not fit, or fit in several ways.
     """
     config, options = config or EvaluateConfig(), options or RunOptions()
+    refuse_shard(options, "evaluate")
     for path in outputs:
         check_report_path(path)
     if pictures:

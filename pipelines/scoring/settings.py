@@ -9,7 +9,8 @@ from typing import Any
 
 from pipelines.checkpoint import CheckpointHeader, read_header
 from pipelines.config import PredictConfig, settings_of
-from pipelines.errors import CheckpointError, ManifestError
+from pipelines.engines.onnx_file import is_onnx, read_onnx_header
+from pipelines.errors import CheckpointError, ConfigError, ManifestError
 from pipelines.manifest import Provenance, digest_json
 from pipelines.preprocessing import Preprocessing
 from pipelines.scoring.calibration import Calibration, Verdict
@@ -48,7 +49,14 @@ class Settings:
         }
         if self.calibration:  # no key otherwise: scores without a calibration keep their digest
             values["calibration"] = self.calibration.to_json()
+        if self.is_other_arithmetic:  # likewise: scores of torch in float32 keep theirs
+            values["engine"], values["precision"] = self.config.engine, self.config.precision
         return digest_json(values)
+
+    @property
+    def is_other_arithmetic(self) -> bool:
+        """Not by the engine and in the precision that scores have by default."""
+        return (self.config.engine, self.config.precision) != (PredictConfig.engine, PredictConfig.precision)
 
     def calibrate(self, probability: float) -> float:
         """The probability of a video from the aggregated one."""
@@ -63,8 +71,9 @@ class Settings:
     def describe_weights(self) -> str:
         """One line for people: names and first digits of the digests."""
         calibrated = "calibrated" if self.calibration else "not calibrated"
+        computed = f", computed by {self.config.engine} in {self.config.precision}" if self.is_other_arithmetic else ""
         return (
-            f"{self.checkpoint.name} ({self.checkpoint.sha256[:DIGITS]}, {calibrated}), "
+            f"{self.checkpoint.name} ({self.checkpoint.sha256[:DIGITS]}, {calibrated}{computed}), "
             f"faces by {Path(self.detector).name} ({self.detector_sha256[:DIGITS]})"
         )
 
@@ -89,7 +98,7 @@ def resolve_settings(config: PredictConfig, faces: Provenance | None = None) -> 
         ManifestError: the workspace's faces have another geometry than the checkpoint's.
     """
     checkpoint = resolve_weights(config.checkpoint, kind="checkpoint")
-    header = read_header(checkpoint.path)
+    header = _read_header(checkpoint, config)
     contract, calibration = _resolve_contract(header, config)
     if faces is not None:
         _check_geometry(faces, contract)
@@ -100,6 +109,18 @@ def resolve_settings(config: PredictConfig, faces: Provenance | None = None) -> 
     if contract.detector_sha256 and sha256 and sha256 != contract.detector_sha256:
         log.warning("the checkpoint was trained with the detector %s, this run uses %s", contract.detector, detector)
     return Settings(config, checkpoint, contract, detector, sha256, faces, calibration)
+
+
+def _read_header(checkpoint: WeightsFile, config: PredictConfig) -> CheckpointHeader:
+    """Of a checkpoint, or of what `export` made of one."""
+    if not is_onnx(checkpoint.path):
+        return read_header(checkpoint.path)
+    if config.engine == "torch":
+        raise ConfigError(
+            f"{checkpoint.path} is an ONNX file, which torch does not run; "
+            "add --engine onnxruntime or --engine openvino, or pass the checkpoint that it was made from"
+        )
+    return read_onnx_header(checkpoint.path)
 
 
 def _resolve_contract(header: CheckpointHeader, config: PredictConfig) -> tuple[Preprocessing, Calibration | None]:

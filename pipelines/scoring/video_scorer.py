@@ -9,16 +9,15 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from pipelines.checkpoint import load_checkpoint
-from pipelines.config import Aggregate, Decoder, RunOptions
+from pipelines.config import Aggregate, Decoder, EngineName, Precision, RunOptions
 from pipelines.device import choose_device
+from pipelines.engines.engine import load_engine
 from pipelines.faces.crops import FoundFace
 from pipelines.faces.detector import load_detector
 from pipelines.faces.find import find_faces
 from pipelines.image_files import read_image
-from pipelines.preprocessing import Preprocessing, cut_input, to_network_input
+from pipelines.preprocessing import Preprocessing, cut_input
 from pipelines.read_ahead import read_ahead
 from pipelines.records import FaceRow
 from pipelines.scoring.aggregate import aggregate_video, counted_tracks
@@ -40,16 +39,18 @@ class VideoScorer:
         detector: str | None,
         contract: Preprocessing,
         decoder: Decoder = "auto",
+        engine: EngineName = "torch",
+        precision: Precision = "float32",
         options: RunOptions,
     ) -> None:
         """Load the networks; `detector` None is for stored crops only.
 
         Raises:
             CheckpointError: a file can not be loaded.
-            ConfigError: the device is not there.
+            ConfigError: the device is not there, or the engine not installed.
         """
         self.device = choose_device(options.device)
-        self.network = load_checkpoint(checkpoint, self.device).network
+        self.engine = load_engine(engine, precision, checkpoint=checkpoint, contract=contract, device=self.device)
         self.contract = contract
         self.decoder: Decoder = decoder
         self.batch_size = options.batch_size
@@ -100,11 +101,9 @@ class VideoScorer:
                 )
         return self._aggregate(faces, num_frames, None)
 
-    @torch.inference_mode()
     def classify(self, inputs: Sequence[Image]) -> list[float]:
         """Fake probabilities of network inputs (S, S, 3) uint8."""
-        logits = self.network(to_network_input(inputs, self.contract, self.device)).logits
-        return [float(value) for value in logits.float().softmax(dim=1)[:, 1].cpu()]
+        return self.engine.classify(inputs)
 
     def _score_found(self, found: Iterable[FoundFace]) -> Iterator[ScoredFace]:
         for batch in in_batches(found, self.batch_size):

@@ -19,6 +19,7 @@ from pipelines.manifest import Provenance, read_table
 from pipelines.progress import ProgressCallback, ignore_progress
 from pipelines.read_ahead import read_ahead
 from pipelines.records import FINISHED, FaceRow, FrameRow, VideoRow, table_to_rows
+from pipelines.shard_files import refuse_overwrite, select_videos, write_shard
 from pipelines.stage_loop import (
     ItemResult,
     StageFolder,
@@ -64,12 +65,15 @@ def detect_faces(
 ) -> StageSummary:
     """Detect, track and align the faces of the workspace's frames. A video without a face is a result: `no_face`.
 
+    With a shard, those of its slice of the merged `extract-frames` stage only, and what `merge` needs.
+
     Raises:
         ManifestError: no finished `extract-frames` stage.
         CheckpointError: the detector can not be loaded.
         SettingsChangedError: the workspace holds faces made with other settings.
     """
     config, options = config or DetectConfig(), options or RunOptions()
+    refuse_overwrite(options, Path(workspace) / STAGE)
     upstream, upstream_provenance = open_upstream(Path(workspace), "extract-frames")
     detector = resolve_weights(config.detector, kind="detector")
     provenance = Provenance(
@@ -79,7 +83,8 @@ def detect_faces(
         upstream_provenance,
     )
     videos = upstream.read_videos()
-    items = _group_frames(upstream, videos)
+    own = select_videos(videos, options.shard)
+    items = _group_frames(upstream, own)
     stage = _Detection(upstream, StageFolder(Path(workspace) / STAGE), config, options)
     if options.overwrite:
         stage.load_detector()  # one that can not be loaded must not cost the work that is there
@@ -90,13 +95,17 @@ def detect_faces(
         row_type=FaceRow,
         process=stage.process,
         id_of=lambda item: item.video_id,
+        shard=options.shard,
         on_progress=on_progress,
     )
     skipped = sum(run.is_finished(item.video_id) for item in items)
     failures = run.run(items)
-    rows = [_outcome(video, folder, failures) for video in videos]
-    run.finish(rows, [row.video_id for row in rows if row.status in FINISHED])
-    return StageSummary(STAGE, folder.root, rows, skipped)
+    rows = [_outcome(video, folder, failures) for video in own]
+    if options.shard:
+        write_shard(folder, provenance, options.shard, rows, videos)
+    else:
+        run.finish(rows, [row.video_id for row in rows if row.status in FINISHED])
+    return StageSummary(STAGE, folder.root, rows, skipped, shard=options.shard)
 
 
 class _Detection:

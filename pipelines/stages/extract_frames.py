@@ -14,6 +14,7 @@ from pipelines.inputs import DigestCache, describe_inputs, find_inputs
 from pipelines.manifest import Provenance
 from pipelines.progress import ProgressCallback, ignore_progress
 from pipelines.records import FINISHED, FrameRow, VideoRow
+from pipelines.shard_files import refuse_overwrite, select_videos, write_shard
 from pipelines.stage_loop import ItemResult, StageFolder, StageRun, StageSummary, open_stage, with_outcome
 
 STAGE = "extract-frames"
@@ -30,7 +31,7 @@ def extract_frames(
     splits: Sequence[str] = (),
     on_progress: ProgressCallback = ignore_progress,
 ) -> StageSummary:
-    """Write the frames of all inputs and the stage's manifest.
+    """Write the frames of all inputs and the stage's manifest; with a shard its slice only, and what `merge` needs.
 
     Args:
         inputs: files, folders (searched recursively), `.txt` lists or videos manifests; None means the videos that
@@ -44,6 +45,7 @@ def extract_frames(
         StorageError: the manifest could not be written.
     """
     config, options = config or ExtractConfig(), options or RunOptions()
+    refuse_overwrite(options, Path(workspace) / STAGE)
     index = Path(workspace) / "index"
     found = find_inputs([_listed_in(index)] if inputs is None else inputs, workspace=Path(workspace), splits=splits)
     provenance = Provenance(STAGE, ROW_FORMAT, settings_of(config))
@@ -53,7 +55,8 @@ def extract_frames(
     if not options.overwrite:
         digests = DigestCache(folder.root / "digests.jsonl", verify=options.verify, also=index / "digests.jsonl")
         videos = describe_inputs(found.files, labels=labels, digest_of=digests.digest_of)
-    readable = {video.video_id: video for video in videos if video.status == "ok"}
+    own = select_videos(videos, options.shard)
+    readable = {video.video_id: video for video in own if video.status == "ok"}
     run = StageRun[VideoRow](
         folder=folder,
         provenance=provenance,
@@ -61,13 +64,17 @@ def extract_frames(
         process=lambda video: _extract(video, folder, config),
         id_of=lambda video: video.video_id,
         workers=options.workers or min(2, os.cpu_count() or 1),
+        shard=options.shard,
         on_progress=on_progress,
     )
     skipped = sum(run.is_finished(video_id) for video_id in readable)
     failures = run.run(list(readable.values()))
-    rows = [with_outcome(video, folder, failures) if video.status == "ok" else video for video in videos]
-    run.finish(rows, [row.video_id for row in rows if row.status in FINISHED])
-    return StageSummary(STAGE, folder.root, rows, skipped, found.num_ignored)
+    rows = [with_outcome(video, folder, failures) if video.status == "ok" else video for video in own]
+    if options.shard:
+        write_shard(folder, provenance, options.shard, rows, videos)
+    else:
+        run.finish(rows, [row.video_id for row in rows if row.status in FINISHED])
+    return StageSummary(STAGE, folder.root, rows, skipped, found.num_ignored, options.shard)
 
 
 def _listed_in(index: Path) -> Path:

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.config import ALIGNED_SIZE_PX, ImportConfig, RunOptions, settings_of
+from pipelines.config import ALIGNED_SIZE_PX, ImportConfig, RunOptions, refuse_shard, settings_of
 from pipelines.data.cropped_sources import SourceFace, digest_of_pictures, read_source
 from pipelines.data.labels import LABEL_FIELDS, VideoLabel
 from pipelines.errors import DatasetError
@@ -84,6 +84,7 @@ def import_faces(
         SettingsChangedError: the workspace holds faces made with other settings.
     """
     config, options = config or ImportConfig(), options or RunOptions()
+    refuse_shard(options, STAGE)
     videos = _group_videos(read_source(Path(source)))
     detector = None if config.as_is else resolve_weights(config.detector, kind="detector")
     settings = settings_of(

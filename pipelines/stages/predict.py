@@ -17,8 +17,10 @@ from pipelines.manifest import Provenance, read_note, read_table
 from pipelines.progress import Progress, ProgressCallback, ignore_progress
 from pipelines.records import FINISHED, FaceRow, ScoreRow, VideoRow, table_to_rows
 from pipelines.scoring.score_files import Journal, check_score_path, finished_scores, write_scores
+from pipelines.scoring.score_notes import remove_note, write_note
 from pipelines.scoring.settings import Settings, resolve_settings
 from pipelines.scoring.video_score import VideoScore, write_details
+from pipelines.shard_files import Share, select_videos
 from pipelines.stage_loop import StageFolder, describe_failure, open_upstream
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ def predict(
     on_progress: ProgressCallback = ignore_progress,
 ) -> PredictSummary:
     """Score videos and images: decode, detect, align, classify and aggregate in memory.
+
+    With a shard in the options only its slice is scored; beside the output lies a note then, for `merge_scores`.
 
     Args:
         inputs: files, folders, `.txt` lists or videos manifests.
@@ -138,6 +142,8 @@ class _LazyScorer:
             detector=None if self.settings.faces else self.settings.detector,
             contract=self.settings.contract,
             decoder=self.settings.config.decoder,
+            engine=self.settings.config.engine,
+            precision=self.settings.config.precision,
             options=self.options,
         )
 
@@ -154,18 +160,28 @@ class _Batch:
     on_progress: ProgressCallback
 
     def run(self, videos: Sequence[VideoRow], score: Callable[[VideoRow], VideoScore]) -> PredictSummary:
+        own = select_videos(videos, self.options.shard)
         if self.output is None:
-            return self._score_all(videos, score, {}, journal=None)
+            return self._score_all(own, score, {}, journal=None)
         journal = Journal.beside(self.output, self.settings.sha256)
         if self.options.overwrite:
             journal.remove()
-        inputs = {name for video in videos for name in (video.path, video.sha256)}
+        inputs = {name for video in own for name in (video.path, video.sha256)}
         finished = {} if self.options.overwrite else finished_scores(self.output, journal, inputs)
         with journal:
-            summary = self._score_all(videos, score, finished, journal)
+            summary = self._score_all(own, score, finished, journal)
         write_scores(self.output, summary.rows)
+        self._note_shard(self.output, videos)
         journal.remove()
         return summary
+
+    def _note_shard(self, output: Path, videos: Sequence[VideoRow]) -> None:
+        """Say beside a shard's output what it is a part of."""
+        if self.options.shard is None:
+            remove_note(output)
+            return
+        share, model = Share.of(self.options.shard, videos), self.settings.checkpoint.sha256
+        write_note(output, share, model_sha256=model, settings_sha256=self.settings.sha256)
 
     def _score_all(
         self,

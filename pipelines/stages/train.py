@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.config import refuse_shard
 from pipelines.data.faces import Face, FaceImages, preview_self_blends
 from pipelines.data.groups import group_videos
 from pipelines.data.leaks import refuse_leaks
@@ -94,6 +95,7 @@ def train(
     from pipelines.training.run import Run, try_network
 
     config, options = config or TrainConfig(), options or TrainOptions()
+    refuse_shard(options, STAGE)
     config = replace(config, precision=choose_precision(config.precision, choose_device(options.device)))
     check_devices(config, options)
     faces = _read_faces(Path(workspace), config)

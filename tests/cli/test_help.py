@@ -87,6 +87,7 @@ def test_help_is_there_at_once() -> None:
         ["index", "--help"],
         ["evaluate", "--help"],
         ["calibrate", "--help"],
+        ["merge", "--help"],
         ["weights", "list"],
     ],
 )
@@ -154,7 +155,7 @@ def test_every_setting_has_an_option(command: str) -> None:
 
 def test_every_way_to_train_has_an_option() -> None:
     options = inspect.signature(train.train).parameters.keys()
-    unused = {"batch_size", "verify"}  # of the detector and of the inputs, which `train` has none of
+    unused = {"batch_size", "verify", "shard"}  # of the detector and of the inputs, which `train` has none of
     assert {field.name for field in fields(TrainOptions)} - unused <= options
 
 

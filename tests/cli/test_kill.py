@@ -80,6 +80,12 @@ def commands(
     def frames_of_clips(folder: Path) -> None:
         shutil.copytree(faces_workspace / "extract-frames", folder / "work" / "extract-frames")
 
+    def shards_of_frames(folder: Path) -> None:
+        from pipelines import ExtractConfig, RunOptions, Shard, extract_frames
+
+        for index in (1, 2):
+            extract_frames([videos], folder / "work", ExtractConfig(frames=2), RunOptions(shard=Shard(index, 2)))
+
     def imported_faces(folder: Path) -> None:
         from pipelines import ImportConfig, import_faces
 
@@ -97,6 +103,16 @@ def commands(
             frames_of_clips,
             lambda folder: ("detect-faces", "-w", folder / "work", "--detector", detector_file),
             _stage_result("detect-faces"),
+        ),
+        "merge": Command(
+            shards_of_frames,
+            lambda folder: ("merge", "-w", folder / "work", "--stage", "extract-frames"),
+            _stage_result("extract-frames"),
+        ),
+        "extract-frames --shard": Command(
+            nothing,
+            lambda folder: ("extract-frames", videos, "-w", folder / "work", "--workers", 1, "--shard", "1/1"),
+            lambda folder: file_contents(folder / "work" / "extract-frames", ".parquet", ".png"),
         ),
         "import-faces": Command(
             nothing,
@@ -146,7 +162,10 @@ def undisturbed(
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("name", ["extract-frames", "detect-faces", "import-faces", "train", "predict"])
+@pytest.mark.parametrize(
+    "name",
+    ["extract-frames", "extract-frames --shard", "merge", "detect-faces", "import-faces", "train", "predict"],
+)
 def test_a_command_that_was_killed_and_run_again_equals_an_undisturbed_one(
     commands: dict[str, Command],
     processes: ForkServer,

@@ -103,7 +103,7 @@ def standardize(pooled: Tensor) -> Tensor:
 
 
 def _split_groups(maps: Tensor, groups: int) -> Tensor:
-    return maps.reshape(len(maps), groups, -1, *maps.shape[2:])
+    return maps.reshape(maps.shape[0], groups, -1, *maps.shape[2:])
 
 
 def _size(maps: Tensor) -> tuple[int, int]:

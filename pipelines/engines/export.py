@@ -1,0 +1,147 @@
+"""From a checkpoint to the same network as an ONNX model."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.checkpoint import Checkpoint, load_checkpoint
+from pipelines.engines.onnx_file import (
+    INPUT,
+    OUTPUT,
+    SOURCE_KEY,
+    SOURCE_SHA256_KEY,
+    import_extra,
+    is_onnx,
+    read_onnx_header,
+    write_metadata,
+)
+from pipelines.errors import CheckpointError, ConfigError
+from pipelines.preprocessing import Preprocessing
+from pipelines.weights_files import resolve_weights
+
+EXAMPLE_BATCH = 2
+"""A batch of one would be taken for a fixed size."""
+FIRST_TORCH = (2, 9)
+"""The exporter of 2.5 fails on batch norm; those in between were not tried."""
+
+log = logging.getLogger(__name__)
+
+
+class Classifier(nn.Module):
+    """A checkpoint's network with all that lies between uint8 images and fake probabilities."""
+
+    def __init__(self, network: nn.Module, contract: Preprocessing) -> None:
+        super().__init__()
+        self.network = network
+        self.mean = nn.Buffer(torch.tensor(contract.mean))
+        self.std = nn.Buffer(torch.tensor(contract.std))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N,) float32 from (N, S, S, 3) uint8, step by step as `to_network_input` and the torch engine."""
+        normalised = images.float().div(255).sub(self.mean).div(self.std).permute(0, 3, 1, 2)
+        logits: Tensor = self.network(normalised).logits
+        return logits.softmax(dim=1)[:, 1]
+
+
+def load_onnx(checkpoint: str, *, package: str) -> bytes:
+    """The ONNX model of a checkpoint: read from an `.onnx` file, or made now, which takes some seconds.
+
+    Args:
+        package: what will run it; looked for before the work.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged or of another kind.
+        ConfigError: an extra is not installed, or torch is too old.
+    """
+    import_extra(package)
+    if is_onnx(checkpoint):
+        path = resolve_weights(checkpoint, kind="checkpoint").path
+        read_onnx_header(path)
+        return path.read_bytes()
+    log.info("making the ONNX model of %s; to do it once: deepfake export, then --checkpoint FILE.onnx", checkpoint)
+    return export_onnx(load_checkpoint(checkpoint))
+
+
+def export_onnx(checkpoint: Checkpoint) -> bytes:
+    """The ONNX model of a loaded checkpoint, with its header in the metadata. The batch size is free.
+
+    Raises:
+        CheckpointError: the network uses what does not translate.
+        ConfigError: the package onnx or onnxscript is not installed, or torch is too old.
+    """
+    for package in ("onnx", "onnxscript.optimizer"):
+        import_extra(package)
+    _check_torch()
+    contract = checkpoint.header.preprocessing
+    classifier = Classifier(checkpoint.network, contract).eval()
+    images = torch.zeros(EXAMPLE_BATCH, contract.input_size, contract.input_size, 3, dtype=torch.uint8)
+    try:
+        program = _trace(classifier, images)
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{checkpoint.header.model} does not translate to ONNX ({reason}); use --engine torch"
+        ) from error
+    _simplify(program)
+    model = program.model_proto
+    source = {SOURCE_KEY: checkpoint.file.name, SOURCE_SHA256_KEY: checkpoint.file.sha256}
+    write_metadata(model, checkpoint.header, source)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _trace(classifier: Classifier, images: Tensor) -> torch.onnx.ONNXProgram:
+    with _quiet(), torch.no_grad():  # with gradients the ReLU6 of training would be traced
+        program = torch.onnx.export(
+            classifier,
+            (images,),
+            dynamo=True,
+            optimize=False,  # see _simplify
+            verbose=False,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes={INPUT: {0: torch.export.Dim("faces")}},
+        )
+    if program is None:
+        raise ValueError("torch.onnx.export returned no model")
+    return program
+
+
+def _simplify(program: torch.onnx.ONNXProgram) -> None:
+    """Compute what is constant, and no more.
+
+    The exporter's own optimisation also drops additions of 1e-8, which it takes for zero: the plain mean that
+    `pool_semantics` falls back to where every map is dead would become 0 / 0.
+    """
+    optimizer = import_extra("onnxscript.optimizer")
+    optimizer.fold_constants(program.model)
+    optimizer.remove_unused_nodes(program.model)
+
+
+def _check_torch() -> None:
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if version < FIRST_TORCH:
+        needed = ".".join(map(str, FIRST_TORCH))
+        raise ConfigError(
+            f"making an ONNX model needs torch {needed}, this is {torch.__version__}; pip install 'deepfake[onnx]'"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter says of its own state and of operators that the network does not use."""
+    exporter = logging.getLogger("torch.onnx")
+    before = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(before)

@@ -1,0 +1,80 @@
+"""Checkpoints as ONNX files: what they are called inside, and the header that travels in their metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pipelines.checkpoint import CheckpointHeader, parse_header
+from pipelines.errors import CheckpointError, ConfigError
+
+SUFFIX = ".onnx"
+INPUT = "images"
+"""(N, S, S, 3) uint8, RGB: what `cut_input` gives. The normalisation is inside."""
+OUTPUT = "fake_probability"
+"""(N,) float32."""
+HEADER_KEY = "deepfake"
+"""As in a safetensors checkpoint."""
+SOURCE_KEY, SOURCE_SHA256_KEY = "deepfake_source", "deepfake_source_sha256"
+EXTRAS = {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "openvino": "openvino"}
+"""Package to the extra that brings it."""
+
+
+def is_onnx(name_or_file: str | Path) -> bool:
+    return Path(name_or_file).suffix == SUFFIX
+
+
+def import_extra(package: str) -> Any:
+    """A package, or a module of one, that only an extra brings.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return import_module(package)
+    except ImportError as error:
+        extra = EXTRAS[package.partition(".")[0]]
+        raise ConfigError(
+            f"{package} is not installed or does not load ({error}); pip install 'deepfake[{extra}]'"
+        ) from error
+
+
+def read_onnx_header(path: Path) -> CheckpointHeader:
+    """The header of an ONNX file made by `export`.
+
+    Raises:
+        CheckpointError: not such a file.
+        ConfigError: the package onnx is not installed.
+    """
+    onnx = import_extra("onnx")
+    try:
+        model = onnx.load_from_string(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path} can not be read: {error.strerror}") from error
+    except Exception as error:  # protobuf's own type, which depends on how it was built
+        raise CheckpointError(f"{path} is not a whole ONNX file ({error}); make it again: deepfake export") from error
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    if HEADER_KEY not in metadata:
+        raise CheckpointError(f"{path} has no preprocessing contract; pass an ONNX file made by: deepfake export")
+    return parse_header(metadata[HEADER_KEY], path)
+
+
+def write_metadata(model: Any, header: CheckpointHeader, source: Mapping[str, str]) -> None:
+    """Into an onnx.ModelProto: the header and where the weights come from, in place of what the exporter noted.
+
+    The exporter keeps the Python source lines and their paths on the machine at every node.
+    """
+    del model.metadata_props[:]
+    model.doc_string = ""
+    graph = model.graph
+    values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    functions = [part for function in model.functions for part in (function, *function.node)]
+    for part in (graph, *graph.node, *values, *functions):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    entries = {HEADER_KEY: json.dumps(header.to_json(), sort_keys=True), **source}
+    for key, value in sorted(entries.items()):
+        model.metadata_props.add(key=key, value=value)

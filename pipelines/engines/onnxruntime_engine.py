@@ -1,0 +1,35 @@
+"""The classifier in ONNX Runtime, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipelines.engines.onnx_file import INPUT, OUTPUT, import_extra
+
+Image = npt.NDArray[np.uint8]
+
+
+class OnnxRuntimeEngine:
+    """In float32, with as many threads as torch."""
+
+    def __init__(self, model: bytes) -> None:
+        """Prepare an ONNX model made by `export`.
+
+        Raises:
+            ConfigError: onnxruntime is not installed.
+        """
+        runtime = import_extra("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors only: the library writes nothing to stderr
+        self.session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def classify(self, images: Sequence[Image]) -> list[float]:
+        """Fake probabilities of network inputs (S, S, 3) uint8."""
+        (probabilities,) = self.session.run([OUTPUT], {INPUT: np.stack(images)})
+        return [float(value) for value in probabilities]
