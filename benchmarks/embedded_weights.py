@@ -110,7 +110,7 @@ def metrics_table(reports: Mapping[str, Report]) -> str:
     for name, title in metric_titles(None).items():
         if not name.endswith("_at_threshold"):
             rows.append([title, *(_show(report, f"{level}.{name}") for _, report, level in columns)])
-    return _table(["", *(title for title, _, _ in columns)], rows)
+    return markdown_table(["", *(title for title, _, _ in columns)], rows)
 
 
 def robustness_table(reports: Mapping[str, Report]) -> str:
@@ -124,7 +124,7 @@ def robustness_table(reports: Mapping[str, Report]) -> str:
             change = "" if index == 0 else f", {row['video.auc'] - clean['video.auc']:+.3f}"
             cells.append(_show(row, "video.auc") + change)
         rows.append([name, *cells])
-    return _table(["", *reports], rows)
+    return markdown_table(["", *reports], rows)
 
 
 def calibration_table(before: Report, after: Mapping[str, Report]) -> str:
@@ -132,7 +132,7 @@ def calibration_table(before: Report, after: Mapping[str, Report]) -> str:
         [name, *(_show(report, f"video.{metric}") for metric in ("ece", "log_loss", "brier", "auc"))]
         for name, report in {"as trained": before, **after}.items()
     ]
-    return _table(["", "expected calibration error", "log loss", "Brier score", "AUC"], rows)
+    return markdown_table(["", "expected calibration error", "log loss", "Brier score", "AUC"], rows)
 
 
 def verdict_table(work: Path) -> str:
@@ -145,7 +145,7 @@ def verdict_table(work: Path) -> str:
             verdicts = [row["verdict"] for row in scores if labels[row["video_key"]] == label]
             shares = [f"{verdicts.count(name) / len(verdicts):.1%}" for name in ("real", "uncertain", "fake")]
             rows.append([method, f"{fit['real_below']:.3f}", f"{fit['fake_from']:.3f}", label, *shares])
-    return _table(["", "real below", "fake from", "videos", "called real", "uncertain", "called fake"], rows)
+    return markdown_table(["", "real below", "fake from", "videos", "called real", "uncertain", "called fake"], rows)
 
 
 def read_series(work: Path) -> list[Series]:
@@ -199,7 +199,7 @@ def _show(row: Mapping[str, Any], name: str) -> str:
     return f"{row[name]:.3f} ({row[f'{name}.low']:.3f} to {row[f'{name}.high']:.3f})"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
 
 

@@ -3,8 +3,8 @@
     python benchmarks/weights_candidates.py FOLDER NAME[:SEED] …
     python benchmarks/weights_candidates.py FOLDER --page docs/candidates.md
 
-FOLDER is the recipe's workspace (`weights/recipes/train_multi_attention_default.py` imports the faces there). All begin with
-the same weights and see as many faces; two can run beside each other, each on one core. A finished candidate is one
+FOLDER holds the workspaces train, val, val_other_people and swap_pairs, made by `deepfake import-faces`. All begin with the
+same weights and see as many faces; two can run beside each other, each on one core. A finished candidate is one
 JSON file in FOLDER/candidates; run again to go on.
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from embedded_weights import markdown_table
 
 from pipelines import PredictConfig, RunOptions, TrainOptions, make_train_config, predict_faces, train
 from pipelines.manifest import read_table
@@ -148,9 +149,7 @@ def measure(workspace: Path, checkpoint: Path, result: Path) -> dict[str, float]
     scores = np.array([score_of[video["path"]] for video in known], dtype=np.float64)
     figures = {"videos": len(known), "auc": roc_auc(labels, scores), "log_loss": log_loss(labels, scores)}
     if workspace.name == "swap_pairs":
-        real_of = {
-            video["original"] or video["path"]: score_of[video["path"]] for video in known if video["label"] == "real"
-        }
+        real_of = {video["path"]: score_of[video["path"]] for video in known if video["label"] == "real"}
         pairs = [(score_of[v["path"]], real_of.get(v["original"])) for v in known if v["label"] == "fake"]
         figures["pairs_in_order"] = float(np.mean([fake > real for fake, real in pairs if real is not None]))
     return figures
@@ -175,7 +174,7 @@ def make_table(titles: Mapping[str, str], found: list[Any]) -> str:
         "swap pairs AUC",
         "pairs in order",
     ]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    rows = []
     for name, title in titles.items():
         runs = [run for run in found if run["name"] == name]
         if not runs:
@@ -191,8 +190,8 @@ def make_table(titles: Mapping[str, str], found: list[Any]) -> str:
             )
         ]
         minutes = f"{np.mean([run['seconds'] for run in runs]) / 60:.0f}"
-        lines.append(f"| {' | '.join([title, str(len(runs)), minutes, *columns])} |")
-    return "\n".join(lines)
+        rows.append([title, str(len(runs)), minutes, *columns])
+    return markdown_table(header, rows)
 
 
 def spread(values: list[float]) -> str:

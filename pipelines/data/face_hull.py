@@ -9,12 +9,13 @@ frontal face.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from pipelines.faces.align import Points
 
+Kind = TypeVar("Kind")
 HullKind = Literal["face", "raised-brows", "forehead"]
 HULL_SHARES: Mapping[HullKind, float] = {"face": 0.5625, "raised-brows": 0.25, "forehead": 0.1875}
 """How often each is drawn: what the published choice (forehead or not, then one of four hulls) comes to on real faces."""
@@ -53,10 +54,15 @@ def outline_points(kind: HullKind) -> Points:
     return _OUTLINES[kind]
 
 
+def draw_kind(shares: Mapping[Kind, float], rng: np.random.Generator) -> Kind:
+    """One of the kinds, each as often as its share of 1."""
+    kinds = list(shares)
+    return kinds[int(rng.choice(len(kinds), p=list(shares.values())))]
+
+
 def draw_outline(rng: np.random.Generator) -> Points:
     """(K, 2) as u, v: the outline of a drawn kind, wider or narrower, longer or shorter, each point moved a little."""
-    kinds = list(HULL_SHARES)
-    points = outline_points(kinds[int(rng.choice(len(kinds), p=list(HULL_SHARES.values())))])
+    points = outline_points(draw_kind(HULL_SHARES, rng))
     scale = rng.uniform(1 - AXIS_JITTER, 1 + AXIS_JITTER, 2)
     return points * scale + rng.normal(0, POINT_JITTER, points.shape)
 

@@ -53,7 +53,7 @@ ROOM_PX = 24
 """What a crop must show beyond the part of a blend that is used, in the aligned frame: at margin 1: as far as
 a face moves, at most 17 px, and as a coarser grid reaches."""
 _SUBPIXEL_BITS = 4
-_LEVELS = np.arange(256, dtype=np.float64)
+LEVELS = np.arange(256, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -102,24 +102,24 @@ def _change_look(image: Image, rng: np.random.Generator) -> Image:
     image = _shift_colours(image, rng)
     image = _shift_hsv(image, rng)
     contrast, brightness = 1 + rng.uniform(-CONTRAST, CONTRAST), 255 * rng.uniform(-BRIGHTNESS, BRIGHTNESS)
-    image = _map_levels(image, [contrast * _LEVELS + brightness] * 3)
+    image = map_levels(image, [contrast * LEVELS + brightness] * 3)
     return _coarsen(image, rng) if rng.random() < 0.5 else _sharpen(image, rng)
 
 
 def _shift_colours(image: Image, rng: np.random.Generator) -> Image:
     if rng.random() >= COLOUR_SHIFT_SHARE:
         return image
-    return _map_levels(image, [_LEVELS + shift for shift in rng.uniform(-COLOUR_SHIFT_LEVELS, COLOUR_SHIFT_LEVELS, 3)])
+    return map_levels(image, [LEVELS + shift for shift in rng.uniform(-COLOUR_SHIFT_LEVELS, COLOUR_SHIFT_LEVELS, 3)])
 
 
 def _shift_hsv(image: Image, rng: np.random.Generator) -> Image:
     hue, saturation, value = np.floor(rng.uniform(-HSV_SHIFT_LEVELS, HSV_SHIFT_LEVELS, 3))
     hsv = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), dtype=np.uint8)
-    shifted = _map_levels(hsv, [(_LEVELS + hue) % 180, _LEVELS + saturation, _LEVELS + value])
+    shifted = map_levels(hsv, [(LEVELS + hue) % 180, LEVELS + saturation, LEVELS + value])
     return np.asarray(cv2.cvtColor(shifted, cv2.COLOR_HSV2RGB), dtype=np.uint8)
 
 
-def _map_levels(image: Image, tables: list[npt.NDArray[np.float64]]) -> Image:
+def map_levels(image: Image, tables: list[npt.NDArray[np.float64]]) -> Image:
     """Each channel by its own table of 256 values, rounded and clipped."""
     table = np.clip(np.rint(np.stack(tables, axis=-1)), 0, 255).astype(np.uint8)
     return np.asarray(cv2.LUT(image, table[None]), dtype=np.uint8)

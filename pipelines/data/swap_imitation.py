@@ -13,8 +13,18 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from pipelines.data.face_hull import draw_outline
-from pipelines.data.self_blending import Mask, SelfBlend, draw_mask, draw_motion, frame_of, loose_box, mix
+from pipelines.data.face_hull import draw_kind, draw_outline
+from pipelines.data.self_blending import (
+    LEVELS,
+    Mask,
+    SelfBlend,
+    draw_mask,
+    draw_motion,
+    frame_of,
+    loose_box,
+    map_levels,
+    mix,
+)
 from pipelines.faces.align import Points, apply_transform
 from pipelines.image_files import Image
 
@@ -57,7 +67,7 @@ def imitate_swap(image: Image, landmarks: Points | None, rng: np.random.Generato
 
 def draw_shape(rng: np.random.Generator) -> Points:
     """(K, 2) as u, v of the face's frame: the outline of a drawn kind of `SHAPES`."""
-    shape = list(SHAPES)[int(rng.choice(len(SHAPES), p=list(SHAPES.values())))]
+    shape = draw_kind(SHAPES, rng)
     if shape == "hull":
         return draw_outline(rng)
     center = np.array([0.0, 0.65]) + rng.normal(0, 0.05, 2)
@@ -71,12 +81,11 @@ def draw_shape(rng: np.random.Generator) -> Points:
 
 def _change_colours(image: Image, rng: np.random.Generator) -> Image:
     gains, offsets = rng.uniform(1 - GAIN, 1 + GAIN, 3), rng.uniform(-OFFSET_LEVELS, OFFSET_LEVELS, 3)
-    table = np.clip(np.rint(np.arange(256)[:, None] * gains + offsets), 0, 255).astype(np.uint8)
-    return np.asarray(cv2.LUT(image, table[None]), dtype=np.uint8)
+    return map_levels(image, [gain * LEVELS + offset for gain, offset in zip(gains, offsets, strict=True)])
 
 
 def _change_look(image: Image, rng: np.random.Generator) -> Image:
-    look = list(LOOKS)[int(rng.choice(len(LOOKS), p=list(LOOKS.values())))]
+    look = draw_kind(LOOKS, rng)
     if look == "smoothed":
         levels = rng.uniform(*SMOOTHING_LEVELS)
         return np.asarray(cv2.bilateralFilter(image, SMOOTHING_PX, levels, SMOOTHING_PX / 2), dtype=np.uint8)

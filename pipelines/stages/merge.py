@@ -10,14 +10,13 @@ from pipelines.errors import ConfigError, ManifestError
 from pipelines.records import FINISHED, FaceRow, FrameRow, ScoreRow
 from pipelines.scoring.score_files import Journal, check_score_path, finished_scores, read_scores, write_scores
 from pipelines.scoring.score_notes import ScoreNote, read_note, remove_note
+from pipelines.scoring.settings import DIGITS
 from pipelines.shard_files import StageShard, command_for, join_rows, name_missing, read_all_shards
 from pipelines.shards import Shard
 from pipelines.stage_loop import StageFolder, StageSummary, write_manifests
 
 ROW_TYPES = {"extract-frames": FrameRow, "detect-faces": FaceRow}
 """Stages that can be run in shards."""
-DIGITS = 12
-"""Of a digest, where people read it."""
 
 
 @dataclass(frozen=True)

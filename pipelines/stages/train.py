@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.config import refuse_shard
-from pipelines.data.faces import Face, FaceImages, preview_self_blends
+from pipelines.data.faces import Face, default_cache_bytes, preview_self_blends
 from pipelines.data.groups import group_videos
 from pipelines.data.leaks import refuse_leaks
 from pipelines.data.splits import Split, is_usable, split_videos
@@ -136,6 +136,7 @@ def preview_augmentations(workspace: Path | str, output: Path | str, config: Tra
         ConfigError: the output is no .png or .jpg.
     """
     from pipelines.data.image_augmentation import preview_augmentations as draw
+    from pipelines.training.run import make_training_images
 
     config, output = config or TrainConfig(), Path(output)
     if output.suffix not in (".png", ".jpg"):
@@ -148,14 +149,7 @@ def preview_augmentations(workspace: Path | str, output: Path | str, config: Tra
     shown = [side[i] for side in by_label for i in sorted(rng.permutation(len(side))[: PREVIEW_FACES // 2])]
     if not shown:
         raise DatasetError("no labelled face to show; give labels with --labels, or folders named real and fake")
-    images = FaceImages(
-        shown,
-        make_contract(config, provenance),
-        augment=config.augment,
-        crop_jitter=config.crop_jitter,
-        self_blends=config.self_blend > 0,
-        swap_share=config.swap_share,
-    )
+    images = make_training_images(shown, make_contract(config, provenance), config, default_cache_bytes())
     picture = draw(
         [images.evaluation_image(i) for i in range(len(shown))],
         config.augment,

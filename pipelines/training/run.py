@@ -155,19 +155,26 @@ def _compile(network: Network, config: TrainConfig) -> None:
     network.compile()
 
 
-def _open_images(run: Run, processes: int) -> tuple[FaceImages, FaceImages]:
-    """For training and validation; each of several processes on this machine gets its share of the memory."""
-    config, cache_gb = run.config, run.options.cache_gb
-    cache_bytes = default_cache_bytes() // processes if cache_gb is None else int(cache_gb * 1e9)
-    images = FaceImages(
-        run.train_faces,
-        run.contract,
+def make_training_images(
+    faces: Sequence[Face], contract: Preprocessing, config: TrainConfig, cache_bytes: int
+) -> FaceImages:
+    """The faces under what a config does to training images."""
+    return FaceImages(
+        faces,
+        contract,
         augment=config.augment,
         crop_jitter=config.crop_jitter,
         cache_bytes=cache_bytes,
         self_blends=config.self_blend > 0,
         swap_share=config.swap_share,
     )
+
+
+def _open_images(run: Run, processes: int) -> tuple[FaceImages, FaceImages]:
+    """For training and validation; each of several processes on this machine gets its share of the memory."""
+    config, cache_gb = run.config, run.options.cache_gb
+    cache_bytes = default_cache_bytes() // processes if cache_gb is None else int(cache_gb * 1e9)
+    images = make_training_images(run.train_faces, run.contract, config, cache_bytes)
     return images, FaceImages(run.val_faces, run.contract, cache_bytes=cache_bytes // 4)
 
 
