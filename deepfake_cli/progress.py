@@ -27,6 +27,7 @@ class ProgressBar:
                 initial=event.done,
                 desc=event.task,
                 unit=f" {event.unit}",
+                unit_scale=event.unit == "B",  # bytes as kB, MB
                 file=sys.stderr,
                 leave=False,
             )

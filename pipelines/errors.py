@@ -10,6 +10,7 @@
     ├── LeakError                 what must stand on one side of a split stands on two        exit 4
     ├── InputError                one input could not be processed; the others go on        exit 3
     │   └── UnreadableError       the file does not open or decode
+    ├── DownloadError             a file could not be fetched, or is not the right one      exit 3
     └── StorageError              the output could not be written                           exit 3
 
 A message names the cause and the remedy. Anything outside this tree is a bug and keeps its traceback (exit 1).
@@ -58,5 +59,16 @@ class UnreadableError(InputError):
     """A file does not open, holds no picture, or does not decode."""
 
 
+class DownloadError(DeepfakeError):
+    """A file could not be fetched, or what came is not what was asked for."""
+
+
 class StorageError(DeepfakeError):
     """The output could not be written (no space, no permission, a vanished folder)."""
+
+
+def describe_failure(failure: BaseException) -> str:
+    """One line for the `error` column."""
+    if isinstance(failure, DeepfakeError):
+        return str(failure)
+    return f"{type(failure).__name__}: {failure}".splitlines()[0]

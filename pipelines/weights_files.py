@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import weights
 from pipelines.errors import CheckpointError
+from pipelines.weights_cache import pulled_path
+from weights import WeightsEntry
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +25,8 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which other people's files keep the weights."""
 RENAMES: tuple[tuple[str, str], ...] = (("module.", ""), ("model.", ""))
 """Prefixes of other people's parameter names and what becomes of them: the one rename table."""
+MAX_UNPACKED_BYTES = 1 << 30
+"""Of the file in a .zip: it is unpacked in memory, and a small .zip can hold a very large one."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,10 @@ class WeightsFile:
 
 
 def resolve_weights(name_or_file: str, *, kind: WeightsKind) -> WeightsFile:
-    """The file behind a registry name or a path; embedded files are checked against their digest.
+    """The file behind a registry name or a path; embedded and pulled files are checked against their digest.
 
     Raises:
-        CheckpointError: unknown name, missing file, wrong kind, or a digest that differs.
+        CheckpointError: unknown name, missing or not yet pulled file, wrong kind, or a digest that differs.
     """
     entry = weights.find_entry(name_or_file)
     if entry is None:
@@ -48,20 +54,37 @@ def resolve_weights(name_or_file: str, *, kind: WeightsKind) -> WeightsFile:
         return WeightsFile(path.name, path, file_digest(path))
     if entry.kind != kind:
         raise CheckpointError(f"{entry.name} is a {entry.kind}, not a {kind}")
-    if not entry.is_embedded:
-        source = f" from {entry.url}" if entry.url else ""
-        raise CheckpointError(
-            f"{entry.name} is not part of the package; get the file ({entry.description}){source} and pass its path instead"
-        )
-    path = weights.embedded_path(entry)
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing; install deepfake again")
+    path, remedy = _registered_file(entry)
     digest = file_digest(path)
-    if not entry.sha256 or not digest.startswith(entry.sha256):
-        raise CheckpointError(
-            f"{path} is damaged: its SHA-256 is {digest[:12]}…, not {entry.sha256[:12]}…; install deepfake again"
-        )
+    if not is_digest_of(entry, digest):
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is {digest[:12]}…, not {entry.sha256[:12]}…; {remedy}")
     return WeightsFile(entry.name, path, digest)
+
+
+def _registered_file(entry: WeightsEntry) -> tuple[Path, str]:
+    """The file of an entry, and what to do if it is damaged."""
+    if entry.is_embedded:
+        path = weights.embedded_path(entry)
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; install deepfake again")
+        return path, "install deepfake again"
+    pulled = pulled_path(entry)
+    if pulled is None:
+        raise CheckpointError(
+            f"{entry.name} is not part of the package and has no address to pull it from; "
+            f"get the file ({entry.description}) by hand and pass its path instead"
+        )
+    command = f"run: deepfake weights pull {entry.name}"
+    if not pulled.is_file():
+        raise CheckpointError(
+            f"{entry.name} is not part of the package; {command} (or get {entry.url} and pass the file's path instead)"
+        )
+    return pulled, command
+
+
+def is_digest_of(entry: WeightsEntry, digest: str) -> bool:
+    """Whether a SHA-256 is the registered one, or begins with what the publisher tells of it."""
+    return bool(entry.sha256) and digest.startswith(entry.sha256)
 
 
 def file_digest(path: Path) -> str:
@@ -73,7 +96,8 @@ def file_digest(path: Path) -> str:
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors or PyTorch file under the project's names.
 
-    PyTorch files are read with `weights_only=True`: a file that wants to run code is refused.
+    PyTorch files are read with `weights_only=True`: a file that wants to run code is refused. One that is packed alone
+    into a .zip is read in there.
 
     Raises:
         CheckpointError: damaged, or not a weights file.
@@ -87,8 +111,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is not a whole safetensors file ({error}); get it again") from error
+    source = _unpack(path) if _is_packed(path) else path
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is not a plain weights file: it is damaged or holds code, which is never run; "
@@ -116,6 +141,35 @@ def describe_mismatch(missing: Iterable[str], unexpected: Iterable[str]) -> str:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             parts.append(f"{title}: {', '.join(names[:3])}{more}")
     return "; ".join(parts)
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether this is an ordinary .zip, and not PyTorch's own format, which is a .zip of several members."""
+    try:
+        with path.open("rb") as file:
+            if file.read(4) != b"PK\x03\x04":
+                return False
+        with zipfile.ZipFile(path) as packed:
+            return not any(name.endswith("/data.pkl") for name in packed.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False  # torch says what is wrong with it
+
+
+def _unpack(path: Path) -> io.BytesIO:
+    """The only file in a .zip, in memory: its name, which could lead out of a folder, is not used."""
+    with zipfile.ZipFile(path) as packed:
+        files = [member for member in packed.infolist() if not member.is_dir()]
+        if len(files) != 1:
+            raise CheckpointError(f"{path} holds {len(files)} files; pass a .zip of one PyTorch file, or that file")
+        if files[0].file_size > MAX_UNPACKED_BYTES:
+            raise CheckpointError(
+                f"{path} holds a file of {files[0].file_size / 1e9:.1f} GB, and more than {MAX_UNPACKED_BYTES / 1e9:.1f} GB "
+                "are not unpacked; if it is right, unpack it and pass the file in it"
+            )
+        try:
+            return io.BytesIO(packed.read(files[0]))
+        except Exception as error:  # each way of packing has its own type
+            raise CheckpointError(f"{path} can not be unpacked ({error}); get it again") from error
 
 
 def _unwrap(content: Any, path: Path) -> Mapping[str, Tensor]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,12 @@ def test_a_file_is_taken_as_it_is_with_its_digest(detector_file: Path) -> None:
     assert (file.name, file.path, file.sha256) == (detector_file.name, detector_file, file_digest(detector_file))
 
 
+@pytest.fixture
+def _nothing_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPFAKE_CACHE", str(tmp_path))
+
+
+@pytest.mark.usefixtures("_nothing_pulled")
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
@@ -78,7 +86,7 @@ def test_a_file_is_taken_as_it_is_with_its_digest(detector_file: Path) -> None:
         (
             "retinaface-resnet50-official",
             "detector",
-            "is not part of the package; get the file .* from https://.* and pass its path instead",
+            r"run: deepfake weights pull retinaface-resnet50-official \(or get https://.* and pass the file's path instead\)$",
         ),
         (
             "retinaface-mobilenet0.25-official",
@@ -144,6 +152,95 @@ def test_code_in_a_file_is_never_run(tmp_path: Path, name: str, writer: str) -> 
     with pytest.raises(CheckpointError):
         load_detector(str(path))
     assert not mark.exists()
+
+
+def _saved(content: Any, *, as_zip: bool = True) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer, _use_new_zipfile_serialization=as_zip)
+    return buffer.getvalue()
+
+
+def _pack(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as packed:
+        for name, content in members.items():
+            packed.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("as_zip", [True, False], ids=["new format", "old format"])
+@pytest.mark.parametrize("name", ["weights.pth", "../../weights.pth", "folder/weights.pth"])
+def test_a_file_alone_in_a_zip_is_read_in_there(tmp_path: Path, method: int, as_zip: bool, name: str) -> None:
+    folder = tmp_path / "a" / "b"
+    folder.mkdir(parents=True)
+    content = _saved({"state_dict": TENSORS}, as_zip=as_zip)
+    state = read_state(_pack(folder / "weights.zip", {"folder/": b"", name: content}, method))
+    assert state.keys() == TENSORS.keys()
+    assert all(torch.equal(state[key], value) for key, value in TENSORS.items())
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["weights.zip"]
+
+
+@pytest.mark.parametrize("as_zip", [True, False], ids=["new format", "old format"])
+def test_a_pytorch_file_is_read_whatever_its_name(tmp_path: Path, as_zip: bool) -> None:
+    (tmp_path / "weights.zip").write_bytes(_saved(TENSORS, as_zip=as_zip))
+    assert read_state(tmp_path / "weights.zip").keys() == TENSORS.keys()
+
+
+@pytest.mark.parametrize("as_zip", [True, False], ids=["new format", "old format"])
+def test_code_in_a_zip_is_never_run(tmp_path: Path, as_zip: bool) -> None:
+    mark = tmp_path / "code-was-run"
+    path = _pack(tmp_path / "weights.zip", {"weights.pth": _saved({"a": RunsCode(mark)}, as_zip=as_zip)})
+    with pytest.raises(CheckpointError, match="holds code, which is never run"):
+        read_state(path)
+    assert not mark.exists()
+
+
+WHOLE = {"weights.pth": _saved(TENSORS)}
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({}, "is damaged or holds code"),
+        ({"folder/": b""}, "holds 0 files; pass a .zip of one PyTorch file, or that file"),
+        ({**WHOLE, "readme.txt": b"text"}, "holds 2 files"),
+        ({"readme.txt": b"text"}, "is damaged or holds code|is not a readable weights file"),
+        ({"inner.zip": b"PK\x03\x04"}, "is not a readable weights file"),
+        ({"weights.pth": b""}, "is not a readable weights file"),
+        ({"weights.pth": bytes(3_000_001)}, "holds a file of 0.0 GB, and more than 0.0 GB are not unpacked"),
+    ],
+)
+def test_a_zip_of_anything_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: dict[str, bytes], message: str
+) -> None:
+    monkeypatch.setattr("pipelines.weights_files.MAX_UNPACKED_BYTES", 3_000_000)
+    with pytest.raises(CheckpointError, match=message):
+        read_state(_pack(tmp_path / "weights.zip", members))
+
+
+@pytest.mark.parametrize("claimed", [10, 3_000_000])
+def test_a_zip_that_lies_about_its_size_is_refused(tmp_path: Path, claimed: int) -> None:
+    """The size in both headers is overwritten: only so much may be unpacked, and then its checksum is wrong."""
+    size = 50_000_000
+    path = _pack(tmp_path / "weights.zip", {"weights.pth": bytes(size)})
+    content = path.read_bytes()
+    assert content.count(size.to_bytes(4, "little")) == 2
+    path.write_bytes(content.replace(size.to_bytes(4, "little"), claimed.to_bytes(4, "little")))
+    with pytest.raises(CheckpointError, match="can not be unpacked .*; get it again"):
+        read_state(path)
+
+
+@pytest.mark.parametrize("place", [60, 400])
+def test_a_damaged_zip_is_refused(tmp_path: Path, place: int) -> None:
+    path = _pack(tmp_path / "weights.zip", WHOLE)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=re.escape(str(path))):
+        read_state(path)
+    path.write_bytes(content[:-30])
+    with pytest.raises(CheckpointError, match=re.escape(str(path))):
+        read_state(path)
 
 
 @pytest.mark.parametrize(

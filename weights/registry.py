@@ -24,6 +24,7 @@ class WeightsEntry:
     file: str | None = None
     """Name in this folder, for embedded weights."""
     url: str | None = None
+    """Where `weights pull` fetches it, for weights that are not embedded; https."""
     card: str | None = None
     """Name of the model card in this folder."""
 
@@ -58,14 +59,14 @@ REGISTRY: dict[str, WeightsEntry] = {
             kind="detector",
             sha256="2979b33ffafda5d74b6948cd7a5b9a7a62f62b949cef24e95fd15d2883a65220",
             licence="MIT",
-            description="mobilenet0.25_Final.pth of biubug6/Pytorch_Retinaface; not included",
+            description="mobilenet0.25_Final.pth of biubug6/Pytorch_Retinaface",
         ),
         WeightsEntry(
             name="retinaface-resnet50-official",
             kind="detector",
             sha256="f168fae3c",
             licence="MIT",
-            description="retinaface-pytorch's ResNet-50 of 2020-07-20; not included",
+            description="retinaface-pytorch's ResNet-50 of 2020-07-20",
             url="https://github.com/ternaus/retinaface/releases/download/0.01/retinaface_resnet50_2020-07-20-f168fae3c.zip",
         ),
     )

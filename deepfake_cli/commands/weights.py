@@ -1,4 +1,4 @@
-"""`deepfake weights list|verify|path|import`."""
+"""`deepfake weights list|pull|verify|path|import`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 import weights as registry
+from deepfake_cli import options as opt
 from deepfake_cli.errors import EXIT_USAGE
 from deepfake_cli.printing import count, printable
-from pipelines.config import DetectConfig
+from pipelines.config import DetectConfig, RunOptions
+from weights import WeightsEntry
 
 app = typer.Typer(help="The weights that come with deepfake, and those that it knows of.", no_args_is_help=True)
 
@@ -22,23 +24,49 @@ class Layout(enum.StrEnum):
 
 @app.command("list")
 def list_weights() -> None:
-    """Every known name with its kind, licence and whether it is part of the package."""
+    """Every known name with its kind, licence and whether it is part of the package or was pulled."""
+    from pipelines.weights_cache import is_pulled
+
     width = max(len(name) for name in registry.REGISTRY)
     for entry in registry.REGISTRY.values():
-        state = "embedded" if entry.is_embedded else "not included"
+        state = "embedded" if entry.is_embedded else "pulled" if is_pulled(entry) else "not included"
         typer.echo(f"{entry.name:<{width}}  {entry.kind:<10}  {state:<12}  {entry.description}")
         typer.echo(f"{'':<{width}}  licence: {entry.licence}")
 
 
 @app.command()
+def pull(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Registry names.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Fetch again what is there.")] = RunOptions.overwrite,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+    log_file: opt.LogFile = None,
+) -> None:
+    """Fetch weights that are not part of the package into the cache (DEEPFAKE_CACHE); an interrupted pull goes on."""
+    opt.start_logging(quiet=quiet, verbose=verbose, log_file=log_file)
+    from deepfake_cli.progress import ProgressBar
+    from pipelines import pull_weights as run
+
+    for entry in [_find(name) for name in names]:
+        with ProgressBar(quiet=quiet) as bar:
+            done = run(entry.name, overwrite=overwrite, on_progress=bar)
+        if not quiet:
+            outcome = "was there" if done.was_there else "pulled"
+            typer.echo(
+                f"{entry.name}: {outcome}, {printable(str(done.path))} ({done.bytes / 1e6:.1f} MB, SHA-256 {done.sha256})"
+            )
+
+
+@app.command()
 def verify() -> None:
-    """Compare every embedded file with its digest."""
+    """Compare every embedded and every pulled file with its digest."""
     from pipelines.errors import CheckpointError
+    from pipelines.weights_cache import is_pulled
     from pipelines.weights_files import resolve_weights
 
     damaged = False
     for entry in registry.REGISTRY.values():
-        if not entry.is_embedded:
+        if not entry.is_embedded and not is_pulled(entry):
             continue
         try:
             file = resolve_weights(entry.name, kind=entry.kind)
@@ -52,14 +80,10 @@ def verify() -> None:
 
 @app.command()
 def path(name: Annotated[str, typer.Argument(help="A registry name.")]) -> None:
-    """Print where an embedded file lies."""
-    from pipelines.errors import CheckpointError
+    """Print where an embedded or pulled file lies."""
     from pipelines.weights_files import resolve_weights
 
-    entry = registry.find_entry(name)
-    if entry is None:
-        raise CheckpointError(f"unknown weights {name!r}; known: {', '.join(registry.REGISTRY)}")
-    typer.echo(str(resolve_weights(name, kind=entry.kind).path))
+    typer.echo(str(resolve_weights(name, kind=_find(name).kind).path))
 
 
 @app.command("import")
@@ -85,3 +109,12 @@ def import_weights(
         f"predict aligns faces in its own way, with margin {margin:g} (--margin); the authors' crops are not public, "
         "so scores can differ from theirs"
     )
+
+
+def _find(name: str) -> WeightsEntry:
+    from pipelines.errors import CheckpointError
+
+    entry = registry.find_entry(name)
+    if entry is None:
+        raise CheckpointError(f"unknown weights {name!r}; known: {', '.join(registry.REGISTRY)}")
+    return entry

@@ -300,19 +300,3 @@ def test_a_stage_and_a_checkpoint_are_inspected(deepfake: Deepfake, faces_worksp
     assert told.stdout.startswith("manifest ") and "rows: 8" in told.stdout and "stage: extract-frames" in told.stdout
     value = json.loads(deepfake("inspect", checkpoint, "--json").stdout)
     assert (value["kind"], value["model"]) == ("checkpoint", "multi-attention/paper")
-
-
-def test_known_weights_are_listed_with_licence(deepfake: Deepfake) -> None:
-    listed = deepfake("weights", "list")
-    assert listed.exit_code == 0
-    for name in ("retinaface-mobilenet0.25", "multi-attention-default", "retinaface-resnet50-official"):
-        assert name in listed.stdout
-    assert listed.stdout.count("licence:") == 4
-
-
-def test_embedded_weights_are_whole_and_their_path_is_told(deepfake: Deepfake) -> None:
-    verified = deepfake("weights", "verify")
-    assert verified.exit_code == 0, verified.stdout
-    assert verified.stdout.count("  ok  ") == 2
-    told = deepfake("weights", "path", "retinaface-mobilenet0.25")
-    assert Path(told.stdout.strip()).is_file()
