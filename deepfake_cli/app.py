@@ -11,6 +11,7 @@ from deepfake_cli import __version__
 from deepfake_cli.commands import (
     calibrate,
     detect_faces,
+    doctor,
     evaluate,
     export,
     extract_frames,
@@ -63,4 +64,5 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
 app.command("export")(export.export)
 app.command("inspect")(inspect.inspect)
+app.command("doctor")(doctor.doctor)
 app.add_typer(weights.app, name="weights")

@@ -17,7 +17,7 @@ EXIT_INCOMPLETE = 3
 EXIT_CHECK_FAILED = 4
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
-STARTS_ANEW = ("evaluate", "calibrate", "export", "merge")
+STARTS_ANEW = ("evaluate", "calibrate", "export", "merge", "doctor")
 """Commands that keep nothing of a run that was stopped."""
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         PredictConfig,
         RunOptions,
     )
+    from pipelines.diagnosis.doctor import diagnose
+    from pipelines.diagnosis.finding import Finding
     from pipelines.evaluation.calibrate import calibrate
     from pipelines.evaluation.evaluate import evaluate
     from pipelines.inspection import inspect, read_manifest
@@ -34,21 +36,25 @@ if TYPE_CHECKING:
     from pipelines.stages.predict import predict, predict_faces
     from pipelines.stages.train import preview_augmentations, train
     from pipelines.training.config import TrainConfig, TrainOptions, make_train_config
+    from pipelines.weights_pull import PulledWeights, pull_weights
 
 _HOMES = {
     "CalibrateConfig": "config",
     "DetectConfig": "config",
     "EvaluateConfig": "config",
     "ExtractConfig": "config",
+    "Finding": "diagnosis.finding",
     "ImportConfig": "config",
     "IndexConfig": "config",
     "PredictConfig": "config",
+    "PulledWeights": "weights_pull",
     "RunOptions": "config",
     "Shard": "shards",
     "TrainConfig": "training.config",
     "TrainOptions": "training.config",
     "calibrate": "evaluation.calibrate",
     "detect_faces": "stages.detect_faces",
+    "diagnose": "diagnosis.doctor",
     "evaluate": "evaluation.evaluate",
     "export": "stages.export",
     "extract_frames": "stages.extract_frames",
@@ -62,6 +68,7 @@ _HOMES = {
     "predict": "stages.predict",
     "predict_faces": "stages.predict",
     "preview_augmentations": "stages.train",
+    "pull_weights": "weights_pull",
     "read_manifest": "inspection",
     "train": "stages.train",
 }
@@ -70,15 +77,18 @@ __all__ = [  # noqa: RUF022 - by kind
     "DetectConfig",
     "EvaluateConfig",
     "ExtractConfig",
+    "Finding",
     "ImportConfig",
     "IndexConfig",
     "PredictConfig",
+    "PulledWeights",
     "RunOptions",
     "Shard",
     "TrainConfig",
     "TrainOptions",
     "calibrate",
     "detect_faces",
+    "diagnose",
     "evaluate",
     "export",
     "extract_frames",
@@ -92,6 +102,7 @@ __all__ = [  # noqa: RUF022 - by kind
     "predict",
     "predict_faces",
     "preview_augmentations",
+    "pull_weights",
     "read_manifest",
     "train",
 ]

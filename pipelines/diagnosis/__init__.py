@@ -1,0 +1,1 @@
+"""What `deepfake doctor` looks at: packages, the machine, weights, disk space, and one clip scored."""
