@@ -21,6 +21,17 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", ric
 Workers = Annotated[
     int, typer.Option(min=0, help="Videos or loader threads at once; 0 chooses.", rich_help_panel=RUNNING)
 ]
+Timeout = Annotated[
+    float | None, typer.Option(help="Seconds after which a video is given up.", rich_help_panel=RUNNING)
+]
+MaxMemory = Annotated[
+    int | None, typer.Option(help="MB that a process may take before its video is given up.", rich_help_panel=RUNNING)
+]
+Processes = Annotated[
+    int, typer.Option(min=0, help="Videos at once, each in a process of its own; 0 chooses.", rich_help_panel=RUNNING)
+]
+ISOLATE = True
+"""Videos are worked on in other processes: one that crashes a decoder costs that video only."""
 BatchSize = Annotated[int, typer.Option(min=1, help="Frames or faces per network batch.", rich_help_panel=RUNNING)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Discard what was made before.", rich_help_panel=RUNNING)]
 Verify = Annotated[

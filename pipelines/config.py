@@ -51,10 +51,21 @@ class RunOptions:
     """Hash every input again instead of trusting path, size and modification time."""
     shard: Shard | None = None
     """Work on this slice of the items only; `merge` joins the slices."""
+    isolate: bool = False
+    """`predict`, `extract-frames` and `detect-faces` work in processes of their own, `workers` of them: one that a file
+    crashes costs that file only. A script that asks for it needs `if __name__ == "__main__":`."""
+    timeout_seconds: float | None = None
+    """Of one video; one that takes longer is given up. Needs `isolate`."""
+    max_memory_mb: int | None = None
+    """MiB of a worker process; a video that makes it take more is given up. Needs `isolate`."""
 
     def __post_init__(self) -> None:
         check(self.batch_size >= 1, "batch_size", "must be >= 1", self.batch_size)
         check(self.workers >= 0, "workers", "must be >= 0", self.workers)
+        limits = {"timeout": self.timeout_seconds, "max_memory": self.max_memory_mb}
+        for name, value in limits.items():
+            check(value is None or 0 < value < float("inf"), name, "must be > 0", value)
+            check(value is None or self.isolate, name, "needs processes of their own (isolate)", value)
 
 
 @dataclass(frozen=True)
@@ -109,12 +120,15 @@ class DetectConfig:
     """1.0 is the template; larger shows more around the face."""
     min_face_px: int = 0
     """Faces whose shorter box side is smaller are left out, in frame pixels."""
+    precision: Precision = "float32"
+    """Of the network's arithmetic."""
 
     def __post_init__(self) -> None:
         check(self.max_side >= 32, "max_side", "must be >= 32", self.max_side)
         check(0 < self.min_score < 1, "min_score", "must be between 0 and 1", self.min_score)
         check(0.25 <= self.margin <= 4, "margin", "must be between 0.25 and 4", self.margin)
         check(self.min_face_px >= 0, "min_face_px", "must be >= 0", self.min_face_px)
+        check_choices(self)
 
 
 @dataclass(frozen=True)
@@ -150,7 +164,7 @@ class PredictConfig:
     engine: EngineName = "torch"
     """What computes the classifier; the face detector is always torch's."""
     precision: Precision = "float32"
-    """Of the classifier's arithmetic; its result is float32."""
+    """Of both networks' arithmetic; scores are float32."""
 
     def __post_init__(self) -> None:
         check(self.frames is None or self.frames >= 1, "frames", "must be >= 1", self.frames)

@@ -161,6 +161,13 @@ def read_metadata(path: Path) -> Mapping[bytes, bytes]:
         return pq.read_schema(path).metadata or {}
 
 
+def read_num_rows(path: Path) -> tuple[int, Mapping[bytes, bytes]]:
+    """How many rows a Parquet file has, and its key-value metadata, without reading the rows."""
+    with _explained(path):
+        footer = pq.read_metadata(path)
+        return footer.num_rows, footer.metadata or {}
+
+
 def provenance_in(metadata: Mapping[bytes, bytes], path: Path) -> Provenance:
     """As `read_provenance`, of the metadata of `path` that were read before."""
     if _PROVENANCE_KEY not in metadata:

@@ -9,19 +9,27 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import pyarrow as pa
 
-from pipelines.errors import ConfigError, DeepfakeError, ManifestError, SettingsChangedError, UnreadableError
+from pipelines.config import RunOptions
+from pipelines.errors import (
+    ConfigError,
+    ManifestError,
+    SettingsChangedError,
+    UnreadableError,
+    describe_failure,
+)
 from pipelines.manifest import (
     Provenance,
+    digest_json,
+    note_in,
     read_metadata,
     read_note,
+    read_num_rows,
     read_provenance,
     read_table,
     storage_error,
@@ -30,19 +38,10 @@ from pipelines.manifest import (
 from pipelines.progress import Progress, ProgressCallback, ignore_progress
 from pipelines.records import FINISHED, VideoRow, rows_to_table, schema_of, table_to_rows
 from pipelines.shards import Shard
+from pipelines.stage_items import ItemResult, ItemWork, nothing, work_on_all
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class ItemResult:
-    """What processing one item gave."""
-
-    rows: list[Any]
-    status: str = "ok"
-    note: str | None = None
-    """A warning or the reason of a status; it becomes the row's `error`."""
 
 
 @dataclass(frozen=True)
@@ -199,18 +198,23 @@ ACCEPTED_MAKERS = {"import-faces": ("detect-faces",)}
 
 @dataclass
 class StageRun(Generic[Item]):
-    """One run over items; `process` makes the rows of one item and writes its files."""
+    """One run over items; `process`, `id_of` and `prepare` as in `ItemWork`."""
 
     folder: StageFolder
     provenance: Provenance
     row_type: type
     process: Callable[[Item], ItemResult]
     id_of: Callable[[Item], str]
+    prepare: Callable[[], object] = nothing
     unit: str = "video"
-    workers: int = 1
+    options: RunOptions = field(default_factory=RunOptions)
+    threads: int = 1
+    """Items at once, where they are not worked on in processes of their own."""
     shard: Shard | None = None
     """Of the stage that the items are a slice of."""
     on_progress: ProgressCallback = ignore_progress
+    _finished: set[str] = field(default_factory=set)
+    """Items whose parts were looked at."""
 
     def run(self, items: Sequence[Item]) -> dict[str, Exception]:
         """Process what is not finished yet.
@@ -226,7 +230,10 @@ class StageRun(Generic[Item]):
             if self.shard:
                 self.folder.shard_path(self.shard).unlink(missing_ok=True)
         failures: dict[str, Exception] = {}
-        for item, failure in self._process_all(todo):
+        work = ItemWork[Item](
+            self.folder.parts_folder, self.provenance, self.row_type, self.process, self.id_of, self.prepare
+        )
+        for item, failure in work_on_all(work, todo, self.options, self.threads):
             done += 1
             if failure is not None:
                 failures[self.id_of(item)] = failure
@@ -234,43 +241,9 @@ class StageRun(Generic[Item]):
         return failures
 
     def is_finished(self, item_id: str) -> bool:
-        return self.folder.has_part(item_id, self.provenance)
-
-    def _process_all(self, items: Sequence[Item]) -> Iterator[tuple[Item, Exception | None]]:
-        if self.workers <= 1:
-            for item in items:
-                yield item, self._process_one(item)
-            return
-        # At most `workers` items are handed out at a time, so an interruption waits for those and no others.
-        queue = iter(items)
-        with ThreadPoolExecutor(self.workers) as pool:
-            running: dict[Future[Exception | None], Item] = {
-                pool.submit(self._process_one, item): item for item in islice(queue, self.workers)
-            }
-            while running:
-                finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield running.pop(future), future.result()
-                    for item in islice(queue, 1):
-                        running[pool.submit(self._process_one, item)] = item
-
-    def _process_one(self, item: Item) -> Exception | None:
-        """The failure, if there is one, without its traceback: that would hold the frames that were in work."""
-        try:
-            result = self.process(item)
-            notes = {"status": result.status} | ({"note": result.note} if result.note else {})
-            table = rows_to_table(result.rows, self.row_type)
-            write_table(table, self.folder.part_path(self.id_of(item)), self.provenance, notes=notes)
-        except ConfigError:
-            raise
-        except DeepfakeError as error:
-            return error.with_traceback(None)
-        except OSError as error:
-            return storage_error(error, Path(error.filename or self.folder.root))
-        except Exception as error:  # one strange file must not end a run of thousands; the traceback goes to the log
-            log.exception("%s failed on %s", self.provenance.stage, self.id_of(item))
-            return error.with_traceback(None)
-        return None
+        if item_id not in self._finished and self.folder.has_part(item_id, self.provenance):
+            self._finished.add(item_id)
+        return item_id in self._finished
 
     def finish(self, videos: Sequence[VideoRow], item_ids: Iterable[str]) -> None:
         """Write the two manifests. What shards have left is out of date then: this run had all items."""
@@ -285,10 +258,28 @@ def write_manifests(
     videos: Sequence[VideoRow],
     item_ids: Iterable[str],
 ) -> None:
-    """Write `videos.parquet`, then the manifest: the parts of `item_ids`, each once, in that order."""
-    merged = merge_parts([folder.part_path(item_id) for item_id in dict.fromkeys(item_ids)], row_type)
+    """Write `videos.parquet`, then the manifest: the parts of `item_ids`, each once, in that order.
+
+    A manifest that is there is of the same parts or out of date; reading thousands of parts again takes a while.
+    """
+    parts = list(dict.fromkeys(item_ids))
+    digest = digest_json(parts)
+    merged = None
+    if not _is_manifest_of(folder.manifest_path, provenance, digest):
+        merged = merge_parts([folder.part_path(part) for part in parts], row_type)
     write_table(rows_to_table(videos, VideoRow), folder.videos_path, provenance)
-    write_table(merged, folder.manifest_path, provenance)
+    if merged is not None:
+        write_table(merged, folder.manifest_path, provenance, notes={"parts": digest})
+
+
+def _is_manifest_of(path: Path, provenance: Provenance, digest: str) -> bool:
+    """Whether a manifest is of these parts; a part is a function of its name and the provenance."""
+    if not path.is_file():
+        return False
+    try:
+        return read_note(path, "parts") == digest and read_provenance(path) == provenance
+    except ManifestError:
+        return False
 
 
 def merge_parts(paths: Sequence[Path], row_type: type) -> pa.Table:
@@ -303,16 +294,8 @@ def with_outcome(video: VideoRow, folder: StageFolder, failures: Mapping[str, Ex
     if failure is not None:
         status = "unreadable" if isinstance(failure, UnreadableError) else "failed"
         return replace(video, status=status, error=describe_failure(failure), rows=0)
-    path = folder.part_path(video.video_id)
-    rows = read_table(path).num_rows
-    return replace(video, status=read_note(path, "status") or "ok", error=read_note(path, "note"), rows=rows)
-
-
-def describe_failure(failure: BaseException) -> str:
-    """One line for the `error` column."""
-    if isinstance(failure, DeepfakeError):
-        return str(failure)
-    return f"{type(failure).__name__}: {failure}".splitlines()[0]
+    rows, notes = read_num_rows(folder.part_path(video.video_id))
+    return replace(video, status=note_in(notes, "status") or "ok", error=note_in(notes, "note"), rows=rows)
 
 
 def _earlier_provenances(folder: StageFolder) -> Iterator[Provenance]:

@@ -48,6 +48,13 @@ def _interruptible() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def _in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands start processes that import torch, which takes seconds: only tests marked `isolated` let them."""
+    if not request.node.get_closest_marker("isolated"):
+        monkeypatch.setattr("deepfake_cli.options.ISOLATE", False)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The local data folder beside the repository, which is not part of it."""

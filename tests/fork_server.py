@@ -150,8 +150,10 @@ def serve() -> None:
     import pipelines.stages.predict
     import pipelines.stages.train
     import pipelines.training.loop  # noqa: F401
+    from deepfake_cli import options
     from deepfake_cli.app import app  # noqa: F401
 
+    options.ISOLATE = False
     gc.freeze()  # what is imported stays shared between the processes
     for line in sys.stdin:
         request = json.loads(line)

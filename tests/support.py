@@ -38,11 +38,11 @@ def write_faces_parquet(path: Path, faces: Iterable[dict[str, Any]]) -> Path:
 
 
 def temporary_files(folder: Path) -> list[str]:
-    """What should not be there after a run: hidden names and names that end in .tmp."""
+    """What should not be there after a run: hidden names but those of locks, and names that end in .tmp."""
     return sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.name.startswith(".") or path.suffix == ".tmp"
+        if (path.name.startswith(".") and path.suffix != ".lock") or path.suffix == ".tmp"
     )
 
 

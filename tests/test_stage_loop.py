@@ -22,7 +22,8 @@ from pipelines.manifest import Provenance, read_provenance, read_table, write_ta
 from pipelines.progress import Progress
 from pipelines.read_ahead import read_ahead
 from pipelines.records import FrameRow, VideoRow, rows_to_table
-from pipelines.stage_loop import ItemResult, StageFolder, StageRun, open_stage, open_upstream, with_outcome
+from pipelines.stage_items import ItemResult
+from pipelines.stage_loop import StageFolder, StageRun, open_stage, open_upstream, with_outcome
 from tests.support import temporary_files
 
 PROVENANCE = Provenance("extract-frames", 1, {"frames": 32})
@@ -66,7 +67,7 @@ def _run(
 ) -> tuple[StageFolder, list[VideoRow]]:
     """What a stage does around the loop."""
     folder = open_stage(workspace, provenance, overwrite=overwrite)
-    run = StageRun[str](folder, provenance, FrameRow, worker, str, workers=workers, on_progress=on_progress)
+    run = StageRun[str](folder, provenance, FrameRow, worker, str, threads=workers, on_progress=on_progress)
     failures = run.run(items)
     rows = [with_outcome(VideoRow(item, item * 4, item, f"{item}.mp4"), folder, failures) for item in items]
     run.finish(rows, [row.video_id for row in rows if row.status == "ok"])
@@ -96,6 +97,18 @@ def test_what_is_finished_is_not_done_again(workspace: Path, worker: Worker) -> 
     assert worker.calls == {"a": 1, "b": 1, "c": 1}
     assert _ids(folder) == ["a", "b", "c"]
     assert [row.error for row in rows] == ["note of a", "note of b", "note of c"]
+
+
+def test_a_manifest_of_the_same_parts_is_not_written_again(workspace: Path, worker: Worker) -> None:
+    folder, rows = _run(workspace, ["a", "b"], worker)
+    before = folder.manifest_path.stat().st_ino, folder.manifest_path.read_bytes()
+    _run(workspace, ["a", "b"], worker)
+    assert (folder.manifest_path.stat().st_ino, folder.manifest_path.read_bytes()) == before
+    write_table(
+        rows_to_table([], FrameRow), folder.manifest_path, PROVENANCE
+    )  # as an older version did, of other parts
+    _, again = _run(workspace, ["a", "b"], worker)
+    assert _ids(folder) == ["a", "b"] and again == rows and worker.calls == {"a": 1, "b": 1}
 
 
 def test_the_manifest_is_that_of_the_current_items_and_parts_of_others_are_kept(

@@ -53,10 +53,13 @@ def predict(
     engine: Annotated[
         opt.Engine, typer.Option(help="What computes the classifier; all but torch are extras.")
     ] = opt.Engine(PredictConfig.engine),
-    precision: Annotated[opt.Precision, typer.Option(help="Of the classifier's arithmetic.")] = opt.Precision(
+    precision: Annotated[opt.Precision, typer.Option(help="Of the networks' arithmetic.")] = opt.Precision(
         PredictConfig.precision
     ),
     device: opt.Device = RunOptions.device,
+    workers: opt.Processes = RunOptions.workers,
+    timeout: opt.Timeout = RunOptions.timeout_seconds,
+    max_memory: opt.MaxMemory = RunOptions.max_memory_mb,
     batch_size: opt.BatchSize = RunOptions.batch_size,
     shard: opt.Shard = RunOptions.shard,
     overwrite: opt.Overwrite = RunOptions.overwrite,
@@ -81,7 +84,16 @@ def predict(
         engine=engine.value,
         precision=precision.value,
     )
-    options = RunOptions(device=device, batch_size=batch_size, overwrite=overwrite, shard=shard)
+    options = RunOptions(
+        device=device,
+        workers=workers,
+        batch_size=batch_size,
+        overwrite=overwrite,
+        shard=shard,
+        isolate=opt.ISOLATE,
+        timeout_seconds=timeout,
+        max_memory_mb=max_memory,
+    )
     with ProgressBar(quiet=quiet) as bar:
         reader_is_gone = False
 

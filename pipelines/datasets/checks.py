@@ -13,10 +13,9 @@ from typing import Literal
 from pipelines.data.cropped_sources import digest_of_pictures
 from pipelines.data.leaks import EXAMPLES, NAMES, find_leaks
 from pipelines.datasets.dataset import Dataset, Finding, FindingKind, Listing
-from pipelines.errors import InputError, StorageError, UnreadableError
+from pipelines.errors import InputError, StorageError, UnreadableError, describe_failure
 from pipelines.progress import Progress, ProgressCallback, ignore_progress
 from pipelines.records import SPLITS, VideoRow
-from pipelines.stage_loop import describe_failure
 
 log = logging.getLogger(__name__)
 Outcome = Literal["ok", "note", "failed"]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import typing
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.errors import ConfigError
+from pipelines.file_lock import try_lock
 from pipelines.manifest import replace_atomically, storage_error
 from pipelines.records import FINISHED, ScoreRow, rows_to_table, table_to_rows
 
@@ -100,10 +102,12 @@ class Journal:
     def __enter__(self) -> Self:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._is_empty = not self.path.is_file()
-            self._file = self.path.open("a", encoding="utf-8", errors="surrogateescape")
-            # a line torn by a kill must not swallow the next one
-            self._write_line({"settings_sha256": self.settings_sha256} if self._is_empty else None)
+            self._file = self._open_alone()
+            earlier = self.path.read_bytes()
+            self._is_needed = bool(earlier)
+            self._is_torn = self._is_needed and not earlier.endswith(b"\n")
+            if not self._is_needed:
+                self._write_line({"settings_sha256": self.settings_sha256})
         except OSError as error:
             raise storage_error(error, self.path) from error
         return self
@@ -111,25 +115,52 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        is_removed_open = not self._is_needed and os.name != "nt"  # while nobody else can have it
+        if is_removed_open:
+            self.path.unlink(missing_ok=True)
         try:
             self._file.close()
         except OSError:  # a full disk, reported by the write that met it
             pass
-        if self._is_empty:  # nothing was scored: leave nothing that another run would have to agree with
-            self.remove()
+        if not self._is_needed and not is_removed_open:
+            self.path.unlink(missing_ok=True)
 
     def append(self, row: ScoreRow) -> None:
         try:
+            if self._is_torn:  # a line torn by a kill must not swallow the next one
+                self._file.write("\n")
+                self._is_torn = False
             self._write_line(asdict(row))
         except OSError as error:
             raise storage_error(error, self.path) from error
-        self._is_empty = False
+        self._is_needed = True
 
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
+    def finish(self) -> None:
+        """The rows are in the output: at the end the journal goes. So does one without rows, with which another run would
+        have to agree."""
+        self._is_needed = False
 
-    def _write_line(self, record: Mapping[str, Any] | None) -> None:
-        self._file.write((json.dumps(record) if record else "") + "\n")
+    def discard(self) -> None:
+        """Forget the rows of an interrupted run."""
+        self._file.truncate(0)
+        self._write_line({"settings_sha256": self.settings_sha256})
+        self._is_needed = self._is_torn = False
+
+    def _open_alone(self) -> IO[str]:
+        """Open and locked; a run that ends removes its journal, which another may have opened before."""
+        while True:
+            file = self.path.open("a", encoding="utf-8", errors="surrogateescape")
+            if not try_lock(file.fileno()):
+                file.close()
+                raise ConfigError(
+                    f"another run is writing beside {self.path}; wait until it has ended, or choose another output"
+                )
+            if self.path.exists() and os.path.samestat(self.path.stat(), os.fstat(file.fileno())):
+                return file
+            file.close()
+
+    def _write_line(self, record: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
         self._file.flush()
 
     def _check_settings(self, record: Mapping[str, Any]) -> None:

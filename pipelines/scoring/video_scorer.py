@@ -60,6 +60,7 @@ class VideoScorer:
             min_score=contract.min_score,
             device=self.device,
             batch_size=options.batch_size,
+            precision=precision,
         )
 
     def score_video(self, path: Path) -> VideoScore:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,9 @@ from pipelines.progress import ProgressCallback, ignore_progress
 from pipelines.read_ahead import read_ahead
 from pipelines.records import FINISHED, FaceRow, FrameRow, VideoRow, table_to_rows
 from pipelines.shard_files import refuse_overwrite, select_videos, write_shard
+from pipelines.stage_items import ItemResult
+from pipelines.stage_lock import hold_stage
 from pipelines.stage_loop import (
-    ItemResult,
     StageFolder,
     StageRun,
     StageSummary,
@@ -76,36 +78,40 @@ def detect_faces(
     refuse_overwrite(options, Path(workspace) / STAGE)
     upstream, upstream_provenance = open_upstream(Path(workspace), "extract-frames")
     detector = resolve_weights(config.detector, kind="detector")
-    provenance = Provenance(
-        STAGE,
-        ROW_FORMAT,
-        settings_of(config, detector=detector.name, detector_sha256=detector.sha256),
-        upstream_provenance,
-    )
+    settings = settings_of(config, detector=detector.name, detector_sha256=detector.sha256)
+    if config.precision == DetectConfig.precision:
+        del settings["precision"]  # so that faces made before there was a choice keep their provenance
+    provenance = Provenance(STAGE, ROW_FORMAT, settings, upstream_provenance)
     videos = upstream.read_videos()
     own = select_videos(videos, options.shard)
     items = _group_frames(upstream, own)
-    stage = _Detection(upstream, StageFolder(Path(workspace) / STAGE), config, options)
+    folder_of_stage = StageFolder(Path(workspace) / STAGE)
+    stage = _Detection(upstream, folder_of_stage, config, options)
     if options.overwrite:
-        stage.load_detector()  # one that can not be loaded must not cost the work that is there
-    folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite)
-    run = StageRun[VideoFrames](
-        folder=folder,
-        provenance=provenance,
-        row_type=FaceRow,
-        process=stage.process,
-        id_of=lambda item: item.video_id,
-        shard=options.shard,
-        on_progress=on_progress,
-    )
-    skipped = sum(run.is_finished(item.video_id) for item in items)
-    failures = run.run(items)
-    rows = [_outcome(video, folder, failures) for video in own]
-    if options.shard:
-        write_shard(folder, provenance, options.shard, rows, videos)
-    else:
-        run.finish(rows, [row.video_id for row in rows if row.status in FINISHED])
-    return StageSummary(STAGE, folder.root, rows, skipped, shard=options.shard)
+        _Detection(
+            upstream, folder_of_stage, config, options
+        ).load_detector()  # one that can not be loaded must not cost the work that is there
+    with hold_stage(workspace, STAGE, options.shard):
+        folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite)
+        run = StageRun[VideoFrames](
+            folder=folder,
+            provenance=provenance,
+            row_type=FaceRow,
+            process=stage.process,
+            id_of=attrgetter("video_id"),
+            prepare=stage.load_detector,
+            options=options,
+            shard=options.shard,
+            on_progress=on_progress,
+        )
+        skipped = sum(run.is_finished(item.video_id) for item in items)
+        failures = run.run(items)
+        rows = [_outcome(video, folder, failures) for video in own]
+        if options.shard:
+            write_shard(folder, provenance, options.shard, rows, videos)
+        else:
+            run.finish(rows, [row.video_id for row in rows if row.status in FINISHED])
+        return StageSummary(STAGE, folder.root, rows, skipped, shard=options.shard)
 
 
 class _Detection:
@@ -162,6 +168,7 @@ class _Detection:
                 min_score=self.config.min_score,
                 device=choose_device(self.options.device),
                 batch_size=self.options.batch_size,
+                precision=self.config.precision,
             )
         return self._detector
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 from pipelines.config import ExtractConfig, RunOptions, settings_of
@@ -14,8 +15,11 @@ from pipelines.inputs import DigestCache, describe_inputs, find_inputs
 from pipelines.manifest import Provenance
 from pipelines.progress import ProgressCallback, ignore_progress
 from pipelines.records import FINISHED, FrameRow, VideoRow
+from pipelines.resources import usable_cores
 from pipelines.shard_files import refuse_overwrite, select_videos, write_shard
-from pipelines.stage_loop import ItemResult, StageFolder, StageRun, StageSummary, open_stage, with_outcome
+from pipelines.stage_items import ItemResult
+from pipelines.stage_lock import hold_stage
+from pipelines.stage_loop import StageFolder, StageRun, StageSummary, open_stage, with_outcome
 
 STAGE = "extract-frames"
 ROW_FORMAT = 1
@@ -51,30 +55,32 @@ def extract_frames(
     provenance = Provenance(STAGE, ROW_FORMAT, settings_of(config))
     if options.overwrite:  # wrong inputs and labels are refused before anything is discarded
         videos = describe_inputs(found.files, labels=labels)
-    folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite)
-    if not options.overwrite:
-        digests = DigestCache(folder.root / "digests.jsonl", verify=options.verify, also=index / "digests.jsonl")
-        videos = describe_inputs(found.files, labels=labels, digest_of=digests.digest_of)
-    own = select_videos(videos, options.shard)
-    readable = {video.video_id: video for video in own if video.status == "ok"}
-    run = StageRun[VideoRow](
-        folder=folder,
-        provenance=provenance,
-        row_type=FrameRow,
-        process=lambda video: _extract(video, folder, config),
-        id_of=lambda video: video.video_id,
-        workers=options.workers or min(2, os.cpu_count() or 1),
-        shard=options.shard,
-        on_progress=on_progress,
-    )
-    skipped = sum(run.is_finished(video_id) for video_id in readable)
-    failures = run.run(list(readable.values()))
-    rows = [with_outcome(video, folder, failures) if video.status == "ok" else video for video in own]
-    if options.shard:
-        write_shard(folder, provenance, options.shard, rows, videos)
-    else:
-        run.finish(rows, [row.video_id for row in rows if row.status in FINISHED])
-    return StageSummary(STAGE, folder.root, rows, skipped, found.num_ignored, options.shard)
+    with hold_stage(workspace, STAGE, options.shard):
+        folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite)
+        if not options.overwrite:
+            digests = DigestCache(folder.root / "digests.jsonl", verify=options.verify, also=index / "digests.jsonl")
+            videos = describe_inputs(found.files, labels=labels, digest_of=digests.digest_of)
+        own = select_videos(videos, options.shard)
+        readable = {video.video_id: video for video in own if video.status == "ok"}
+        run = StageRun[VideoRow](
+            folder=folder,
+            provenance=provenance,
+            row_type=FrameRow,
+            process=partial(_extract, folder=folder, config=config),
+            id_of=attrgetter("video_id"),
+            options=options,
+            threads=options.workers or min(2, usable_cores()),
+            shard=options.shard,
+            on_progress=on_progress,
+        )
+        skipped = sum(run.is_finished(video_id) for video_id in readable)
+        failures = run.run(list(readable.values()))
+        rows = [with_outcome(video, folder, failures) if video.status == "ok" else video for video in own]
+        if options.shard:
+            write_shard(folder, provenance, options.shard, rows, videos)
+        else:
+            run.finish(rows, [row.video_id for row in rows if row.status in FINISHED])
+        return StageSummary(STAGE, folder.root, rows, skipped, found.num_ignored, options.shard)
 
 
 def _listed_in(index: Path) -> Path:
@@ -86,7 +92,7 @@ def _listed_in(index: Path) -> Path:
     return manifest
 
 
-def _extract(video: VideoRow, folder: StageFolder, config: ExtractConfig) -> ItemResult:
+def _extract(video: VideoRow, *, folder: StageFolder, config: ExtractConfig) -> ItemResult:
     """Decode and write one video; its folder of frames appears whole or not at all."""
     from pipelines.video import open_video
     from pipelines.video.frames import ChosenFrames

@@ -22,14 +22,16 @@ import numpy.typing as npt
 from pipelines.config import ALIGNED_SIZE_PX, ImportConfig, RunOptions, refuse_shard, settings_of
 from pipelines.data.cropped_sources import SourceFace, digest_of_pictures, read_source
 from pipelines.data.labels import LABEL_FIELDS, VideoLabel
-from pipelines.errors import DatasetError
+from pipelines.errors import DatasetError, describe_failure
 from pipelines.faces.align import AlignedFace, align_face
 from pipelines.image_files import decode_image, write_image
 from pipelines.manifest import Provenance, read_note, read_table
 from pipelines.preprocessing import resize_square
 from pipelines.progress import ProgressCallback, ignore_progress
 from pipelines.records import FaceRow, VideoRow
-from pipelines.stage_loop import ItemResult, StageFolder, StageRun, StageSummary, describe_failure, open_stage
+from pipelines.stage_items import ItemResult
+from pipelines.stage_lock import hold_stage
+from pipelines.stage_loop import StageFolder, StageRun, StageSummary, open_stage
 from pipelines.weights_files import resolve_weights
 
 if TYPE_CHECKING:
@@ -93,24 +95,25 @@ def import_faces(
         detector_sha256=detector.sha256 if detector else "",
     )
     provenance = Provenance(STAGE, ROW_FORMAT, settings)
-    folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite, folder_name=STANDS_FOR)
-    readable = {video.row.video_id: video for video in videos if video.row.status == "ok"}
-    batches = list(_make_batches(readable.values()))
-    run = StageRun[FaceBatch](
-        folder=folder,
-        provenance=provenance,
-        row_type=FaceRow,
-        process=_Importer(folder, config, options).process,
-        id_of=lambda batch: batch.part_id,
-        unit="part",
-        on_progress=on_progress,
-    )
-    finished_before = sum(len(batch.videos) for batch in batches if run.is_finished(batch.part_id))
-    failures = run.run(batches)
-    outcomes = {row.video_id: row for batch in batches for row in _outcomes(batch, folder, failures)}
-    rows = [_with_outcome_of(video.row, outcomes) if video.row.status == "ok" else video.row for video in videos]
-    run.finish(rows, [batch.part_id for batch in batches if batch.part_id not in failures])
-    return StageSummary(STANDS_FOR, folder.root, rows, finished_before)
+    with hold_stage(workspace, STANDS_FOR):
+        folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite, folder_name=STANDS_FOR)
+        readable = {video.row.video_id: video for video in videos if video.row.status == "ok"}
+        batches = list(_make_batches(readable.values()))
+        run = StageRun[FaceBatch](
+            folder=folder,
+            provenance=provenance,
+            row_type=FaceRow,
+            process=_Importer(folder, config, options).process,
+            id_of=lambda batch: batch.part_id,
+            unit="part",
+            on_progress=on_progress,
+        )
+        finished_before = sum(len(batch.videos) for batch in batches if run.is_finished(batch.part_id))
+        failures = run.run(batches)
+        outcomes = {row.video_id: row for batch in batches for row in _outcomes(batch, folder, failures)}
+        rows = [_with_outcome_of(video.row, outcomes) if video.row.status == "ok" else video.row for video in videos]
+        run.finish(rows, [batch.part_id for batch in batches if batch.part_id not in failures])
+        return StageSummary(STANDS_FOR, folder.root, rows, finished_before)
 
 
 class _Importer:

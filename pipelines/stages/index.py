@@ -18,6 +18,7 @@ from pipelines.inputs import DigestCache
 from pipelines.manifest import Provenance, storage_error, write_table
 from pipelines.progress import ProgressCallback, ignore_progress
 from pipelines.records import FINISHED, LABELS, SPLITS, VideoRow, rows_to_table
+from pipelines.stage_lock import hold_stage
 from pipelines.stage_loop import StageFolder, open_stage
 
 log = logging.getLogger(__name__)
@@ -80,32 +81,33 @@ def index_dataset(
     known = find_dataset(dataset)
     listing = _list_videos(known, Path(root))
     provenance = Provenance(STAGE, ROW_FORMAT, settings_of(config, dataset=dataset))
-    folder = _open_folder(Path(workspace), provenance, overwrite=options.overwrite)
-    digests = DigestCache(folder.root / "digests.jsonl", verify=check and options.verify)
-    videos = sorted(listing.videos, key=lambda video: video.path)
-    if check:
-        videos = inspect_files(
-            videos,
-            digests.digest_of,
-            is_cropped=known.is_cropped,
-            workers=options.workers,
-            on_progress=on_progress,
+    with hold_stage(workspace, STAGE):
+        folder = _open_folder(Path(workspace), provenance, overwrite=options.overwrite)
+        digests = DigestCache(folder.root / "digests.jsonl", verify=check and options.verify)
+        videos = sorted(listing.videos, key=lambda video: video.path)
+        if check:
+            videos = inspect_files(
+                videos,
+                digests.digest_of,
+                is_cropped=known.is_cropped,
+                workers=options.workers,
+                on_progress=on_progress,
+            )
+        else:
+            _warn_of(listing.findings)
+            videos = [_with_known_digest(video, digests) for video in videos]
+        videos, is_dealt = _choose_sides(videos, listing, config)
+        kept = _drop_leaks(videos) if config.drop_leaks else videos
+        write_table(rows_to_table(kept, VideoRow), folder.videos_path, provenance)
+        return IndexSummary(
+            folder=folder.root,
+            videos=kept,
+            findings=listing.findings,
+            report=check_dataset(known, listing, kept) if check else None,
+            dealt=is_dealt,
+            left_out=sum(video.split is None for video in videos) if is_dealt else 0,
+            dropped=sum(before.split != after.split for before, after in zip(videos, kept, strict=True)),
         )
-    else:
-        _warn_of(listing.findings)
-        videos = [_with_known_digest(video, digests) for video in videos]
-    videos, is_dealt = _choose_sides(videos, listing, config)
-    kept = _drop_leaks(videos) if config.drop_leaks else videos
-    write_table(rows_to_table(kept, VideoRow), folder.videos_path, provenance)
-    return IndexSummary(
-        folder=folder.root,
-        videos=kept,
-        findings=listing.findings,
-        report=check_dataset(known, listing, kept) if check else None,
-        dealt=is_dealt,
-        left_out=sum(video.split is None for video in videos) if is_dealt else 0,
-        dropped=sum(before.split != after.split for before, after in zip(videos, kept, strict=True)),
-    )
 
 
 def _list_videos(dataset: Dataset, root: Path) -> Listing:

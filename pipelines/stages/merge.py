@@ -13,6 +13,7 @@ from pipelines.scoring.score_notes import ScoreNote, read_note, remove_note
 from pipelines.scoring.settings import DIGITS
 from pipelines.shard_files import StageShard, command_for, join_rows, name_missing, read_all_shards
 from pipelines.shards import Shard
+from pipelines.stage_lock import hold_stage
 from pipelines.stage_loop import StageFolder, StageSummary, write_manifests
 
 ROW_TYPES = {"extract-frames": FrameRow, "detect-faces": FaceRow}
@@ -46,14 +47,16 @@ def merge_stage(workspace: Path | str, stage: str) -> StageSummary:
     if stage not in ROW_TYPES:
         raise ConfigError(f"stage must be one of {', '.join(ROW_TYPES)}, got {stage}")
     folder = StageFolder(Path(workspace) / stage)
-    shards = read_all_shards(folder)
-    _check_settings(folder, shards)
-    rows = join_rows([(shard.share, shard.rows) for shard in shards])
-    for shard in shards:
-        _check_parts(folder, shard)
-    finished = [row.video_id for row in rows if row.status in FINISHED]
-    write_manifests(folder, shards[0].provenance, ROW_TYPES[stage], rows, finished)
-    return StageSummary(stage, folder.root, rows, skipped=0)
+    read_all_shards(folder)  # nothing is made in a workspace that has none
+    with hold_stage(workspace, stage):
+        shards = read_all_shards(folder)
+        _check_settings(folder, shards)
+        rows = join_rows([(shard.share, shard.rows) for shard in shards])
+        for shard in shards:
+            _check_parts(folder, shard)
+        finished = [row.video_id for row in rows if row.status in FINISHED]
+        write_manifests(folder, shards[0].provenance, ROW_TYPES[stage], rows, finished)
+        return StageSummary(stage, folder.root, rows, skipped=0)
 
 
 def merge_scores(paths: Sequence[Path | str], output: Path | str, *, overwrite: bool = False) -> MergedScores:

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import json
-import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipelines.config import PredictConfig, RunOptions
-from pipelines.errors import ConfigError, DeepfakeError, StorageError, UnreadableError
+from pipelines.errors import ConfigError
 from pipelines.inputs import describe_inputs, find_inputs
 from pipelines.manifest import Provenance, read_note, read_table
 from pipelines.progress import Progress, ProgressCallback, ignore_progress
 from pipelines.records import FINISHED, FaceRow, ScoreRow, VideoRow, table_to_rows
+from pipelines.scoring.jobs import CropsJob, Job, Scoring, VideoJob
 from pipelines.scoring.score_files import Journal, check_score_path, finished_scores, write_scores
 from pipelines.scoring.score_notes import remove_note, write_note
 from pipelines.scoring.settings import Settings, resolve_settings
 from pipelines.scoring.video_score import VideoScore, write_details
 from pipelines.shard_files import Share, select_videos
-from pipelines.stage_loop import StageFolder, describe_failure, open_upstream
+from pipelines.stage_loop import StageFolder, open_upstream
 
-if TYPE_CHECKING:
-    from pipelines.scoring.video_scorer import VideoScorer
-
-log = logging.getLogger(__name__)
 TASK = "predict"
 DETAILS_FORMAT = 2
 RowCallback = Callable[[ScoreRow], None]
@@ -69,7 +64,7 @@ def predict(
         splits: of a videos manifest, take only these.
         output: where the rows go (.csv, .parquet or .json). An interrupted run with the same output and settings goes on.
         details: folder for one Parquet file per video with a row per frame and face.
-        on_row: called with each row as soon as it is known.
+        on_row: called with each row as soon as it and all before it are known.
 
     Raises:
         ConfigError: wrong settings, no inputs, or an output of other settings.
@@ -82,9 +77,8 @@ def predict(
     settings = resolve_settings(config)
     found = find_inputs([inputs] if isinstance(inputs, (str, Path)) else inputs, splits=splits)
     videos = describe_inputs(found.files)
-    lazy = _LazyScorer(settings, options)
     batch = _Batch(settings, options, output, details, on_row, on_progress)
-    summary = batch.run(videos, lambda video: lazy.scorer.score_video(Path(video.path)))
+    summary = batch.run(videos, lambda video: VideoJob(Path(video.path)))
     return replace(summary, num_ignored=found.num_ignored)
 
 
@@ -114,38 +108,13 @@ def predict_faces(
     for row in table_to_rows(read_table(folder.manifest_path, FaceRow), FaceRow):
         faces.setdefault(row.video_id, []).append(row)
     num_frames = _count_frames(Path(workspace), provenance, faces)
-    lazy = _LazyScorer(settings, options)
 
-    def score(video: VideoRow) -> VideoScore:
-        num, rows = num_frames.get(video.video_id, 0), faces.get(video.video_id, [])
-        if not rows:
-            return VideoScore(status="no_face", num_frames=num, error=video.error)
-        return replace(lazy.scorer.score_crops(folder.root, rows, num), error=video.error)
+    def make_job(video: VideoRow) -> CropsJob:
+        rows = tuple(faces.get(video.video_id, ()))
+        return CropsJob(Path(video.path), folder.root, rows, num_frames.get(video.video_id, 0), video.error)
 
     videos = folder.read_videos_of(splits)
-    return _Batch(settings, options, output, details, on_row, on_progress).run(videos, score)
-
-
-class _LazyScorer:
-    """Loads the networks when the first video needs them: a run that finds everything done loads none."""
-
-    def __init__(self, settings: Settings, options: RunOptions) -> None:
-        self.settings = settings
-        self.options = options
-
-    @cached_property
-    def scorer(self) -> VideoScorer:
-        from pipelines.scoring.video_scorer import VideoScorer
-
-        return VideoScorer(
-            checkpoint=self.settings.config.checkpoint,
-            detector=None if self.settings.faces else self.settings.detector,
-            contract=self.settings.contract,
-            decoder=self.settings.config.decoder,
-            engine=self.settings.config.engine,
-            precision=self.settings.config.precision,
-            options=self.options,
-        )
+    return _Batch(settings, options, output, details, on_row, on_progress).run(videos, make_job)
 
 
 @dataclass
@@ -159,20 +128,20 @@ class _Batch:
     on_row: RowCallback
     on_progress: ProgressCallback
 
-    def run(self, videos: Sequence[VideoRow], score: Callable[[VideoRow], VideoScore]) -> PredictSummary:
+    def run(self, videos: Sequence[VideoRow], make_job: Callable[[VideoRow], Job]) -> PredictSummary:
         own = select_videos(videos, self.options.shard)
         if self.output is None:
-            return self._score_all(own, score, {}, journal=None)
+            return self._score_all(own, make_job, {}, journal=None)
         journal = Journal.beside(self.output, self.settings.sha256)
-        if self.options.overwrite:
-            journal.remove()
         inputs = {name for video in own for name in (video.path, video.sha256)}
-        finished = {} if self.options.overwrite else finished_scores(self.output, journal, inputs)
         with journal:
-            summary = self._score_all(own, score, finished, journal)
-        write_scores(self.output, summary.rows)
-        self._note_shard(self.output, videos)
-        journal.remove()
+            if self.options.overwrite:
+                journal.discard()
+            finished = {} if self.options.overwrite else finished_scores(self.output, journal, inputs)
+            summary = self._score_all(own, make_job, finished, journal)
+            write_scores(self.output, summary.rows)
+            self._note_shard(self.output, videos)
+            journal.finish()
         return summary
 
     def _note_shard(self, output: Path, videos: Sequence[VideoRow]) -> None:
@@ -186,49 +155,56 @@ class _Batch:
     def _score_all(
         self,
         videos: Sequence[VideoRow],
-        score: Callable[[VideoRow], VideoScore],
+        make_job: Callable[[VideoRow], Job],
         finished: dict[str, ScoreRow],
         journal: Journal | None,
     ) -> PredictSummary:
-        rows: list[ScoreRow] = []
-        reused = 0
         self.on_progress(Progress(TASK, 0, len(videos), "video"))
         known = {digest: row for digest, row in finished.items() if not self.details or self._has_details(digest)}
-        for done, video in enumerate(videos, start=1):
-            earlier = known.get(video.sha256) if video.sha256 else None
-            if earlier is not None:
-                row = replace(earlier, video=video.path, video_key=video.video_key)
-                reused += video.sha256 in finished
-            else:
-                row = self._score_one(video, score)
-                if journal:
-                    journal.append(row)
-                if row.status in FINISHED:
-                    known[row.sha256] = row
-            rows.append(row)
-            self.on_row(row)
-            self.on_progress(Progress(TASK, done, len(videos), "video"))
-        return PredictSummary(rows, reused, self.settings.describe_weights())
+        rows = _OrderedRows(len(videos), self.on_row)
+        reused = 0
 
-    def _score_one(self, video: VideoRow, score: Callable[[VideoRow], VideoScore]) -> ScoreRow:
-        """The row of one video, whatever became of it."""
-        if video.status not in ("ok", "no_face"):
-            return self._make_row(video, VideoScore(status=video.status, error=video.error))
+        def done(place: int, row: ScoreRow) -> None:
+            rows.add(place, replace(row, video=videos[place].path, video_key=videos[place].video_key))
+            self.on_progress(Progress(TASK, rows.num_known, len(videos), "video"))
+
+        places: dict[str, deque[int]] = {}
+        """Of each content that is not known yet: it may be there more than once."""
+        for place, video in enumerate(videos):
+            if video.sha256 and video.sha256 in known:
+                done(place, known[video.sha256])
+                reused += 1
+            elif video.status not in ("ok", "no_face"):
+                done(place, self._keep(video, VideoScore(status=video.status, error=video.error), journal))
+            else:
+                places.setdefault(video.sha256, deque()).append(place)
+        scoring = Scoring(self.settings, self.options)
         try:
-            result = score(video)
-        except (ConfigError, StorageError):
+            while places:
+                contents = list(places)
+                jobs = [make_job(videos[places[content][0]]) for content in contents]
+                for index, score in scoring.run(jobs):
+                    waiting = places[contents[index]]
+                    row = self._keep(videos[waiting[0]], score, journal)
+                    done(waiting.popleft(), row)
+                    while waiting and row.status != "unreadable":
+                        done(waiting.popleft(), row)
+                # a copy of what could not be read may be readable where it lies
+                places = {content: waiting for content, waiting in places.items() if waiting}
+        except BaseException:
+            rows.tell_all()
             raise
-        except UnreadableError as error:
-            result = VideoScore(status="unreadable", error=str(error))
-        except DeepfakeError as error:
-            result = VideoScore(status="failed", error=str(error))
-        except Exception as error:  # one strange file must not end a run of thousands; the traceback goes to the log
-            log.exception("predict failed on %s", video.path)
-            result = VideoScore(status="failed", error=describe_failure(error))
-        if self.details and result.status in FINISHED:
+        return PredictSummary(rows.in_order(), reused, self.settings.describe_weights())
+
+    def _keep(self, video: VideoRow, score: VideoScore, journal: Journal | None) -> ScoreRow:
+        """The row of one video, whatever became of it, once it can not be lost any more."""
+        if self.details and score.status in FINISHED:
             provenance, notes = self.settings.to_provenance(TASK, DETAILS_FORMAT), self._notes()
-            write_details(self._details_path(video.sha256), video, result.faces, provenance, notes)
-        return self._make_row(video, result)
+            write_details(self._details_path(video.sha256), video, score.faces, provenance, notes)
+        row = self._make_row(video, score)
+        if journal:
+            journal.append(row)
+        return row
 
     def _make_row(self, video: VideoRow, score: VideoScore) -> ScoreRow:
         settings, verdict = self.settings, None
@@ -271,6 +247,41 @@ class _Batch:
         if self.details is None:
             raise ValueError("no folder for details")
         return self.details / f"{sha256[:16]}.parquet"
+
+
+class _OrderedRows:
+    """Rows that become known in any order, told in their own."""
+
+    def __init__(self, count: int, on_row: RowCallback) -> None:
+        self._rows: list[ScoreRow | None] = [None] * count
+        self._on_row = on_row
+        self._num_told = 0
+        self.num_known = 0
+
+    def add(self, place: int, row: ScoreRow) -> None:
+        self._rows[place] = row
+        self.num_known += 1
+        while self._num_told < len(self._rows) and (following := self._rows[self._num_told]) is not None:
+            self._on_row(following)
+            self._num_told += 1
+
+    def tell_all(self) -> None:
+        """The rows behind one that will not come."""
+        for row in self._rows[self._num_told :]:
+            if row is not None:
+                self._on_row(row)
+        self._num_told = len(self._rows)
+
+    def in_order(self) -> list[ScoreRow]:
+        """All rows.
+
+        Raises:
+            RuntimeError: one is missing, which would be a video lost without a word.
+        """
+        rows = [row for row in self._rows if row is not None]
+        if len(rows) != len(self._rows):
+            raise RuntimeError(f"{len(self._rows) - len(rows)} of {len(self._rows)} videos have no row")
+        return rows
 
 
 def _refuse_decoding_settings(config: PredictConfig) -> None:

@@ -30,6 +30,7 @@ from pipelines.manifest import (
 from pipelines.preprocessing import Preprocessing
 from pipelines.progress import Progress, ProgressCallback, ignore_progress
 from pipelines.records import LABELS, LANDMARK_NAMES, EpochRow, FaceRow, VideoRow, rows_to_table
+from pipelines.stage_lock import hold_stage
 from pipelines.stage_loop import StageFolder, open_upstream
 from pipelines.training.config import TrainConfig, TrainOptions
 from pipelines.training.settings import list_settings
@@ -96,6 +97,8 @@ def train(
 
     config, options = config or TrainConfig(), options or TrainOptions()
     refuse_shard(options, STAGE)
+    if not run.strip() or Path(run).name != run or run in (".", ".."):
+        raise ConfigError(f"run must be a plain name without slashes, got {run!r}")
     config = replace(config, precision=choose_precision(config.precision, choose_device(options.device)))
     check_devices(config, options)
     faces = _read_faces(Path(workspace), config)
@@ -105,24 +108,27 @@ def train(
         _settings_of(config) | _describe_init(config.init) | {"data_sha256": _data_digest(faces.split)},
         faces.provenance,
     )
-    _refuse_own_start(Path(workspace) / STAGE / run, config.init, overwrite=options.overwrite)
-    try_network(config)  # what can not be trained must not cost the run that is there
-    folder = _open_run(Path(workspace), run, provenance, overwrite=options.overwrite)
-    _write_sides(folder, faces.split, provenance)
-    rows = launch(
-        Run(
-            folder,
-            config,
-            options,
-            make_contract(config, faces.provenance),
-            provenance,
-            faces.of(faces.split.train),
-            faces.of(faces.split.val, limit=VALIDATION_FACES_PER_VIDEO),
-        ),
-        _report(config, on_progress),
-    )
-    write_table(rows_to_table(rows, EpochRow), folder / "manifest.parquet", provenance)
-    return TrainSummary(folder, rows, *(len(side) for side in (faces.split.train, faces.split.val, faces.split.test)))
+    with hold_stage(workspace, f"{STAGE}-{run}"):
+        _refuse_own_start(Path(workspace) / STAGE / run, config.init, overwrite=options.overwrite)
+        try_network(config)  # what can not be trained must not cost the run that is there
+        folder = _open_run(Path(workspace), run, provenance, overwrite=options.overwrite)
+        _write_sides(folder, faces.split, provenance)
+        rows = launch(
+            Run(
+                folder,
+                config,
+                options,
+                make_contract(config, faces.provenance),
+                provenance,
+                faces.of(faces.split.train),
+                faces.of(faces.split.val, limit=VALIDATION_FACES_PER_VIDEO),
+            ),
+            _report(config, on_progress),
+        )
+        write_table(rows_to_table(rows, EpochRow), folder / "manifest.parquet", provenance)
+        return TrainSummary(
+            folder, rows, *(len(side) for side in (faces.split.train, faces.split.val, faces.split.test))
+        )
 
 
 def preview_augmentations(workspace: Path | str, output: Path | str, config: TrainConfig | None = None) -> Path:
@@ -269,8 +275,6 @@ def _refuse_own_start(folder: Path, init: str, *, overwrite: bool) -> None:
 
 
 def _open_run(workspace: Path, run: str, provenance: Provenance, *, overwrite: bool) -> Path:
-    if not run.strip() or Path(run).name != run or run in (".", ".."):
-        raise ConfigError(f"run must be a plain name without slashes, got {run!r}")
     folder = workspace / STAGE / run
     if overwrite and folder.exists():
         try:

@@ -12,7 +12,6 @@ import signal
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from types import FrameType
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 
 from pipelines.device import choose_device
 from pipelines.errors import ConfigError, DeepfakeError
+from pipelines.processes import StopSignals, end_with_parent
 from pipelines.records import EpochRow
 from pipelines.training.config import Precision, TrainConfig, TrainOptions
 from pipelines.training.loop import StepReport
@@ -144,6 +144,7 @@ def _launch_many(run: Run, on_step: OnStep, signals: StopSignals) -> list[EpochR
 def _work(fabric: Fabric, pickled: bytes, messages: Any, stop: Any) -> bytes:
     """In a process of its own: an error that a user can cause is sent back as a value, so that it keeps its kind."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal signals all processes; the first one tells the others
+    end_with_parent()
 
     def on_step(report: StepReport, rows: list[EpochRow]) -> None:
         if fabric.is_global_zero:
@@ -172,36 +173,3 @@ class _Reader(threading.Thread):
             except BaseException as error:  # whatever it is, the caller's thread shall have it
                 self.error = error
                 self._stop_event.set()
-
-
-class StopSignals:
-    """Notes the first SIGINT or SIGTERM instead of acting on it; leaves the second to whoever had it before."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self.on_receive: Callable[[], None] = lambda: None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                handler = signal.getsignal(number)
-                if callable(handler):  # otherwise the program does not wish to be asked
-                    self._before[number] = handler
-                    signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def answer(self) -> None:
-        """Act on the signal that was noted."""
-        if self.received is not None:
-            self._before[self.received](self.received, None)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            self._before[number](number, frame)
-        self.received = number
-        self.on_receive()

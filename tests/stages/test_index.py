@@ -246,7 +246,7 @@ def test_a_workspace_that_is_a_file_can_not_be_written(
     toy: Callable[..., Path], tmp_path: Path, overwrite: bool
 ) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(StorageError, match="could not write .*file/index"):
+    with pytest.raises(StorageError, match="could not write .*file/.index"):
         index_dataset("toy", toy(OFFICIAL), tmp_path / "file", options=RunOptions(overwrite=overwrite))
 
 

@@ -1,0 +1,59 @@
+"""The stages in processes of their own: the same files, and a decoder that crashes costs one video."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipelines import DetectConfig, ExtractConfig, RunOptions, detect_faces, extract_frames
+from tests.conftest import Deepfake
+from tests.support import REPOSITORY, file_contents, stage_content, temporary_files
+from tests.synthetic import write_video
+
+FAULTS = REPOSITORY / "tests" / "faults"
+FRAMES = ExtractConfig(frames=2)
+ISOLATED = RunOptions(isolate=True, workers=2)
+
+
+def test_a_decoder_that_crashes_costs_that_video_only_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos, work = tmp_path / "videos", tmp_path / "work"
+    videos.mkdir()
+    for number, name in enumerate(("a", "crash", "z")):
+        write_video(videos / f"{name}.mp4", num_frames=3 + number)
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join((str(FAULTS), str(REPOSITORY))))
+        summary = extract_frames([videos], work, FRAMES, ISOLATED)
+    assert {row.video_key: row.status for row in summary.videos} == {"a": "ok", "crash": "failed", "z": "ok"}
+    assert "Segmentation fault" in (summary.failures[0].error or "")
+    again = extract_frames([videos], work, FRAMES)
+    assert again.skipped == 2 and not again.failures
+    alone = extract_frames([videos], tmp_path / "alone", FRAMES)
+    assert stage_content(again.folder) == stage_content(alone.folder)
+    assert temporary_files(work) == []
+
+
+def test_faces_found_in_other_processes_are_the_same(
+    faces_workspace: Path, clip: Path, forged_clip: Path, detector_file: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    extract_frames([clip, forged_clip], work, ExtractConfig(frames=4), ISOLATED)
+    for options in (ISOLATED, RunOptions(isolate=True, workers=1, overwrite=True)):
+        summary = detect_faces(work, DetectConfig(detector=str(detector_file)), options)
+        expected = faces_workspace / "detect-faces"
+        assert stage_content(summary.folder) == stage_content(expected)
+        assert file_contents(summary.folder, ".png") == file_contents(expected, ".png")
+
+
+@pytest.mark.isolated
+def test_the_commands_work_in_other_processes(
+    deepfake: Deepfake, clip: Path, detector_file: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    extracted = deepfake("extract-frames", clip, "-w", work, "--frames", 2, "--timeout", 60, "--max-memory", 4000)
+    assert extracted.exit_code == 0, extracted.stderr
+    found = deepfake("detect-faces", "-w", work, "--detector", detector_file, "--workers", 1)
+    assert found.exit_code == 0, found.stderr
