@@ -3,8 +3,8 @@
     python -m benchmarks CLIP -o local/benchmarks [--rounds 3] [--only PART,…] [--page docs/benchmarks.md]
 
 CLIP: ten seconds of 1080p of a talking head; the other clips of its folder are timed, too. Whole pipelines run in turn, each
-in a process of its own, `--rounds` times: ratios are of one round. Parts run once, each the best of some repeats. `--only` measures
-some parts again and keeps the others.
+in a process of its own, `--rounds` times: ratios are of one round. Parts run once, each the best of some repeats. `--only`
+measures some parts again and keeps the others. Both extras, onnx and openvino, are needed.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def run_way(way: str, clip: Path, output: Path) -> dict[str, float]:
         elif way.startswith("large"):
             from benchmarks.ours import Large
 
-            pipeline = Large(Path(folder), int(way.split()[1]), "bf16", "torch", landmarks)
+            pipeline = Large(Path(folder), int(way.split()[1]), "bf16", "openvino", landmarks)
         else:
             from benchmarks.ours import Embedded
 

@@ -16,8 +16,8 @@ TEMPLATE = Path(__file__).with_name("benchmarks_template.md")
 STAGES = ("decode", "detect", "classify", "whole")
 NAMES = {
     "naive": "naive: decord, predict_jsons at 960 px, B4 in float32",
-    "large 960": "ours: ResNet-50 at 960 px and B4, bf16",
-    "large 640": "ours: ResNet-50 at 640 px and B4, bf16",
+    "large 960": "ours: ResNet-50 at 960 px, B4 in OpenVINO, bf16",
+    "large 640": "ours: ResNet-50 at 640 px, B4 in OpenVINO, bf16",
     "embedded": "ours: the embedded networks, float32",
     "embedded bf16": "ours: the embedded networks, bf16",
 }
