@@ -119,7 +119,7 @@ class DetectConfig:
     margin: float = 1.0
     """1.0 is the template; larger shows more around the face."""
     min_face_px: int = 0
-    """Faces whose shorter box side is smaller are left out, in frame pixels."""
+    """Faces whose shorter box side is smaller are left out, in frame pixels; larger values make the network faster."""
     precision: Precision = "float32"
     """Of the network's arithmetic."""
 
@@ -157,6 +157,8 @@ class PredictConfig:
     decoder: Decoder = "auto"
     max_side: int | None = None
     min_score: float | None = None
+    min_face_px: int = 0
+    """Faces whose shorter box side is smaller are left out, in frame pixels; larger values make the network faster."""
     aggregate: Aggregate | None = None
     threshold: float | None = None
     """Fake from here on, real below: no verdict is `uncertain` then."""
@@ -169,6 +171,7 @@ class PredictConfig:
     def __post_init__(self) -> None:
         check(self.frames is None or self.frames >= 1, "frames", "must be >= 1", self.frames)
         check(self.min_frames >= 1, "min_frames", "must be >= 1", self.min_frames)
+        check(self.min_face_px >= 0, "min_face_px", "must be >= 0", self.min_face_px)
         check(self.threshold is None or 0 <= self.threshold <= 1, "threshold", "must be in [0, 1]", self.threshold)
         check(self.max_side is None or self.max_side >= 32, "max_side", "must be >= 32", self.max_side)
         check(self.min_score is None or 0 < self.min_score < 1, "min_score", "must be between 0 and 1", self.min_score)

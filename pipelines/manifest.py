@@ -196,6 +196,6 @@ def digest_json(value: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    text = str(value)
+    text = "not set" if value is None else str(value)
     is_digest = len(text) == 64 and all(c in "0123456789abcdef" for c in text)
     return text[:12] + "…" if is_digest else text

@@ -40,7 +40,7 @@ VIDEO = VideoRow("0" * 16, "0" * 64, "clip", "clip.mp4")
             EXTRACT,
             ["format was png and is now jpg", "frames was 32 and is now 64"],
         ),
-        (replace(EXTRACT, settings={**EXTRACT.settings, "new": 1}), EXTRACT, ["new was None and is now 1"]),
+        (replace(EXTRACT, settings={**EXTRACT.settings, "new": 1}), EXTRACT, ["new was not set and is now 1"]),
         (replace(EXTRACT, version=2), EXTRACT, ["row format of extract-frames was 1 and is now 2"]),
         (DETECT, EXTRACT, ["stage was extract-frames and is now detect-faces"]),
         (

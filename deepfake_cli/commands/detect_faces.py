@@ -20,7 +20,9 @@ def detect_faces(
     ] = DetectConfig.max_side,
     min_score: Annotated[float, typer.Option(help="Detector score that a face must reach.")] = DetectConfig.min_score,
     margin: Annotated[float, typer.Option(help="1.0 is the template; larger shows more.")] = DetectConfig.margin,
-    min_face_px: Annotated[int, typer.Option(help="Leave out smaller faces, frame px.")] = DetectConfig.min_face_px,
+    min_face_px: Annotated[
+        int, typer.Option(help="Leave out smaller faces, frame px; the larger, the faster.")
+    ] = DetectConfig.min_face_px,
     precision: Annotated[opt.Precision, typer.Option(help="Of the network's arithmetic.")] = opt.Precision(
         DetectConfig.precision
     ),

@@ -49,6 +49,9 @@ def predict(
         int | None, typer.Option(help="Frame side for the detector, px. Default: the checkpoint's.")
     ] = None,
     min_score: Annotated[float | None, typer.Option(help="Detector score. Default: the checkpoint's.")] = None,
+    min_face_px: Annotated[
+        int, typer.Option(help="Leave out smaller faces, frame px; the larger, the faster.")
+    ] = PredictConfig.min_face_px,
     decoder: Annotated[opt.Decoder, typer.Option(help="Video reader.")] = opt.Decoder(PredictConfig.decoder),
     engine: Annotated[
         opt.Engine, typer.Option(help="What computes the classifier; all but torch are extras.")
@@ -78,6 +81,7 @@ def predict(
         decoder=decoder.value,
         max_side=max_side,
         min_score=min_score,
+        min_face_px=min_face_px,
         aggregate=aggregate.value if aggregate else None,
         threshold=threshold,
         min_frames=min_frames,

@@ -24,6 +24,8 @@ NMS_IOU = 0.4
 MAX_CANDIDATES = 2000
 """Anchors per picture that reach suppression, the best first; a picture with real faces has far fewer."""
 EXAMPLE_SIZE_PX = (64, 64)
+SMALLEST_FACE_PX = 32
+"""Side of a face at the network's input at which both networks find nearly all; see the detector's model card."""
 Image = npt.NDArray[np.uint8]
 
 
@@ -45,7 +47,8 @@ class Faces:
 class FaceDetector:
     """A RetinaFace network with everything around it.
 
-    Pictures whose long side is over `max_side` are reduced to it for the network, never enlarged.
+    Pictures whose long side is over `max_side` are reduced to it for the network, never enlarged; further, until faces of
+    `min_face_px` have `SMALLEST_FACE_PX` there, if no smaller ones are wanted.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class FaceDetector:
         sha256: str = "",
         max_side: int = 960,
         min_score: float = 0.8,
+        min_face_px: int = 0,
         device: torch.device | str = "cpu",
         batch_size: int = 8,
         precision: Precision = "float32",
@@ -67,6 +71,7 @@ class FaceDetector:
         self.sha256 = sha256
         self.max_side = max_side
         self.min_score = min_score
+        self.min_face_px = min_face_px
         self.batch_size = batch_size
 
     def detect(self, images: Sequence[Image]) -> list[Faces]:
@@ -81,6 +86,8 @@ class FaceDetector:
     def _detect_batch(self, images: Sequence[Image]) -> list[Faces]:
         height_px, width_px = images[0].shape[:2]
         scale = min(1.0, self.max_side / max(height_px, width_px))
+        if self.min_face_px:
+            scale = min(scale, SMALLEST_FACE_PX / self.min_face_px)
         size = max(1, round(width_px * scale)), max(1, round(height_px * scale))
         inputs = self._prepare([_resize(image, size) for image in images])
         regressions, logits, landmark_regressions = self.network(inputs)
@@ -144,6 +151,7 @@ def load_detector(
     *,
     max_side: int = 960,
     min_score: float = 0.8,
+    min_face_px: int = 0,
     device: torch.device | str = "cpu",
     batch_size: int = 8,
     precision: Precision = "float32",
@@ -175,6 +183,7 @@ def load_detector(
         sha256=weights.sha256,
         max_side=max_side,
         min_score=min_score,
+        min_face_px=min_face_px,
         device=device,
         batch_size=batch_size,
         precision=precision,

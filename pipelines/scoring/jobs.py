@@ -120,6 +120,7 @@ class Worker:
             detector=None if self.settings.faces else self.settings.detector,
             contract=self.settings.contract,
             decoder=self.settings.config.decoder,
+            min_face_px=self.settings.config.min_face_px,
             engine=self.settings.config.engine,
             precision=self.settings.config.precision,
             options=self.options,

@@ -51,6 +51,8 @@ class Settings:
             values["calibration"] = self.calibration.to_json()
         if self.is_other_arithmetic:  # likewise: scores of torch in float32 keep theirs
             values["engine"], values["precision"] = self.config.engine, self.config.precision
+        if self.config.min_face_px:  # likewise
+            values["min_face_px"] = self.config.min_face_px
         if self.config.precision != PredictConfig.precision and self.faces is None:
             values["detector_precision"] = self.config.precision  # it was float32 in any case once
         return digest_json(values)

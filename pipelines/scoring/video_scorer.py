@@ -39,6 +39,7 @@ class VideoScorer:
         detector: str | None,
         contract: Preprocessing,
         decoder: Decoder = "auto",
+        min_face_px: int = 0,
         engine: EngineName = "torch",
         precision: Precision = "float32",
         options: RunOptions,
@@ -58,6 +59,7 @@ class VideoScorer:
             detector,
             max_side=contract.max_side,
             min_score=contract.min_score,
+            min_face_px=min_face_px,
             device=self.device,
             batch_size=options.batch_size,
             precision=precision,
@@ -74,7 +76,8 @@ class VideoScorer:
         with open_video(path, decoder=self.decoder) as reader:
             frames = ChosenFrames(reader, path, count=self.contract.frames)
             ahead = read_ahead(frames, depth=self.batch_size)
-            faces = list(self._score_found(find_faces(ahead, self.detector, margin=self.contract.margin)))
+            found = find_faces(ahead, self.detector, margin=self.contract.margin, min_face_px=self.detector.min_face_px)
+            faces = list(self._score_found(found))
             return self._aggregate(faces, frames.num_decoded, frames.note)
 
     def score_crops(self, folder: Path, rows: Sequence[FaceRow], num_frames: int) -> VideoScore:

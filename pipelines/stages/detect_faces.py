@@ -81,6 +81,8 @@ def detect_faces(
     settings = settings_of(config, detector=detector.name, detector_sha256=detector.sha256)
     if config.precision == DetectConfig.precision:
         del settings["precision"]  # so that faces made before there was a choice keep their provenance
+    if config.min_face_px:
+        settings["network_fits_min_face"] = True  # it was of the full size once
     provenance = Provenance(STAGE, ROW_FORMAT, settings, upstream_provenance)
     videos = upstream.read_videos()
     own = select_videos(videos, options.shard)
@@ -166,6 +168,7 @@ class _Detection:
                 self.config.detector,
                 max_side=self.config.max_side,
                 min_score=self.config.min_score,
+                min_face_px=self.config.min_face_px,
                 device=choose_device(self.options.device),
                 batch_size=self.options.batch_size,
                 precision=self.config.precision,

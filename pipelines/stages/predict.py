@@ -286,7 +286,7 @@ class _OrderedRows:
 
 def _refuse_decoding_settings(config: PredictConfig) -> None:
     """Frames and faces are there already: what chose them can not be chosen again."""
-    for name in ("frames", "detector", "max_side", "min_score", "decoder"):
+    for name in ("frames", "detector", "max_side", "min_score", "min_face_px", "decoder"):
         if getattr(config, name) != getattr(PredictConfig, name):
             option = name.replace("_", "-")
             raise ConfigError(

@@ -255,6 +255,13 @@ def test_a_face_is_where_it_is_in_the_picture() -> None:
     assert 0.99 < faces.scores[0] <= 1
 
 
+@pytest.mark.parametrize(("min_face_px", "expected"), [(0, 96), (32, 96), (64, 96), (128, 48), (256, 24)])
+def test_the_network_sees_no_more_than_the_smallest_wanted_face_needs(min_face_px: int, expected: int) -> None:
+    network = BrightCells()
+    _detector(network, max_side=96, min_face_px=min_face_px).detect([np.zeros((96, 192, 3), dtype=np.uint8)])
+    assert network.inputs[0].shape[-1] == expected
+
+
 @pytest.mark.parametrize(("factor", "max_side"), [(2, 96), (3, 96), (5, 96), (2, 64)])
 def test_a_large_picture_is_reduced_and_its_faces_are_scaled_back(factor: int, max_side: int) -> None:
     network = BrightCells()

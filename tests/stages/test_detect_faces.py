@@ -151,7 +151,7 @@ def test_twelve_faces_in_a_picture_are_twelve_rows_and_tracks(
         ({"margin": 1.3}, "margin was 1.0 and is now 1.3"),
         ({"min_score": 0.9}, "min_score was 0.8 and is now 0.9"),
         ({"max_side": 480}, "max_side was 960 and is now 480"),
-        ({"min_face_px": 10}, "min_face_px was 0 and is now 10"),
+        ({"min_face_px": 10}, "min_face_px was 0 and is now 10; network_fits_min_face was not set and is now True"),
     ],
 )
 def test_a_changed_setting_is_refused_by_name(

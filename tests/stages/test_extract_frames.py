@@ -152,8 +152,8 @@ def test_a_workspace_inside_the_named_folder_is_no_input(videos: Path) -> None:
     [
         (ExtractConfig(frames=64), "frames was 4 and is now 64"),
         (ExtractConfig(frames=4, format="jpg"), "format was png and is now jpg"),
-        (ExtractConfig(frames=4, fps=2.0), "fps was None and is now 2.0"),
-        (ExtractConfig(frames=4, start_seconds=1.0), "start_seconds was None and is now 1.0"),
+        (ExtractConfig(frames=4, fps=2.0), "fps was not set and is now 2.0"),
+        (ExtractConfig(frames=4, start_seconds=1.0), "start_seconds was not set and is now 1.0"),
         (ExtractConfig(frames=4, decoder="pyav"), "decoder was auto and is now pyav"),
     ],
 )

@@ -147,6 +147,17 @@ def test_a_picture_is_a_video_of_one_frame(config: PredictConfig, pictures: Path
     assert rows[-1].fake_probability is None and rows[-1].verdict is None and rows[-1].frames == 1
 
 
+def test_faces_that_are_too_small_to_be_wanted_are_left_out(
+    config: PredictConfig, direct_rows: dict[str, ScoreRow], clip: Path
+) -> None:
+    """The face is about 150 px wide; for one of 30 px the network sees the whole frame."""
+    same, none = (predict(clip, replace(config, min_face_px=px)).rows[0] for px in (30, 400))
+    row = direct_rows["astronaut"]
+    assert (same.status, same.fake_probability) == ("ok", row.fake_probability)
+    assert (none.status, none.faces) == ("no_face", 0)
+    assert len({row.settings_sha256, same.settings_sha256, none.settings_sha256}) == 3
+
+
 def test_twelve_people_are_twelve_tracks(config: PredictConfig, crowd_picture: bytes, tmp_path: Path) -> None:
     (tmp_path / "crowd.png").write_bytes(crowd_picture)
     (row,) = predict(tmp_path / "crowd.png", config).rows
