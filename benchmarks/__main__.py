@@ -19,9 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.page import write_page
+from benchmarks.page import NAMES, write_page
 
-WAYS = ("naive", "large 960", "large 640", "embedded", "embedded bf16")
 PARTS = (
     "pipelines",
     "clips",
@@ -67,7 +66,7 @@ def measure(part: str, options: argparse.Namespace) -> Any:
         from benchmarks.ours import locate_faces
 
         (options.output / "faces.txt").write_text(json.dumps(locate_faces(options.clip)))
-        return [[time_way(way, options) for way in WAYS] for _ in range(options.rounds)]
+        return [[time_way(way, options) for way in NAMES] for _ in range(options.rounds)]
     from benchmarks.parts import OF_A_CLIP
 
     with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.embedded_weights import markdown_table
+
 TEMPLATE = Path(__file__).with_name("benchmarks_template.md")
 STAGES = ("decode", "detect", "classify", "whole")
 NAMES = {
@@ -29,20 +31,17 @@ def write_page(page: Path, measured: Mapping[str, Any]) -> None:
     values = {
         "date": date.today().isoformat(),
         "machine": f"{platform.system()} on {platform.machine()}, torch {version('torch')}",
-        "pipelines": table(("pipeline", *STAGES, "whole, naive over ours", "start"), pipeline_rows(rounds)),
-        "clips": table(("clip", "size", *STAGES, "real time"), clip_rows(measured["clips"])),
-        "profile": table(("part", "share", "seconds"), profile_rows(measured["profile"])),
-        "classifiers": table(("classifier", "faces/s", "over B4 naive"), classifier_rows(measured["classifiers"])),
-        "limits": table(("", "the machine", "ours", "share"), limit_rows(measured)),
-        "goals": table(("what", "goal", "measured", ""), goal_rows(measured)),
+        "pipelines": markdown_table(("pipeline", *STAGES, "whole, naive over ours", "start"), pipeline_rows(rounds)),
+        "clips": markdown_table(("clip", "size", *STAGES, "real time"), clip_rows(measured["clips"])),
+        "profile": markdown_table(("part", "share", "seconds"), profile_rows(measured["profile"])),
+        "classifiers": markdown_table(
+            ("classifier", "faces/s", "over B4 naive"), classifier_rows(measured["classifiers"])
+        ),
+        "limits": markdown_table(("", "the machine", "ours", "share"), limit_rows(measured)),
+        "goals": markdown_table(("what", "goal", "measured", ""), goal_rows(measured)),
         "memory": ", ".join(f"{name} {peak:.0f} MB" for name, peak in measured["memory"].items()),
     }
     page.write_text(Template(TEMPLATE.read_text("utf-8")).substitute(values), "utf-8")
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """In Markdown."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
 def pipeline_rows(rounds: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[str]]:

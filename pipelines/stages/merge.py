@@ -47,7 +47,8 @@ def merge_stage(workspace: Path | str, stage: str) -> StageSummary:
     if stage not in ROW_TYPES:
         raise ConfigError(f"stage must be one of {', '.join(ROW_TYPES)}, got {stage}")
     folder = StageFolder(Path(workspace) / stage)
-    read_all_shards(folder)  # nothing is made in a workspace that has none
+    if not folder.root.is_dir():
+        read_all_shards(folder)  # says what is missing: nothing is made in a workspace that has none
     with hold_stage(workspace, stage):
         shards = read_all_shards(folder)
         _check_settings(folder, shards)
