@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -19,7 +20,7 @@ import pytest
 from pipelines.crew import Crew, Limits, Lost, choose_count
 from pipelines.errors import ConfigError
 from pipelines.resources import num_threads, usable_cores
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, wait_until
 
 SECONDS = 0.3
 NAP_SECONDS = 1.0
@@ -50,6 +51,10 @@ class Double:
 
     def hang(self) -> None:
         time.sleep(600)
+
+    def hold(self) -> None:
+        """Never returns, and lets no other thread of Python run."""
+        ctypes.PyDLL(None).sleep(600)
 
     def nap(self) -> str:
         time.sleep(NAP_SECONDS)
@@ -182,27 +187,31 @@ def test_a_second_signal_stops_at_once() -> None:
     assert not _children()
 
 
-def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path: Path) -> None:
-    script = tmp_path / "parent.py"
+@pytest.mark.parametrize(
+    "job",
+    [
+        "hang",
+        pytest.param("hold", marks=pytest.mark.skipif(sys.platform != "linux", reason="only Linux sees to that")),
+    ],
+)
+def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path: Path, job: str) -> None:
+    script, log_file = tmp_path / "parent.py", tmp_path / "log"
     script.write_text(
+        "from pathlib import Path\n"
         "from tests.test_crew import Crew, Double\n"
         "if __name__ == '__main__':\n"
-        "    for _ in Crew(Double(), 2).run([1, 2, 'hang', 'hang']):\n"
-        "        print('working', flush=True)\n"
+        f"    for _ in Crew(Double(Path({str(log_file)!r})), 2).run(['{job}', '{job}']):\n"
+        "        pass\n"
     )
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    parent = subprocess.Popen([sys.executable, script], env=environment, stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    for _ in range(2):
-        assert parent.stdout.readline() == "working\n"
-    workers = [
-        child for child in psutil.Process(parent.pid).children(recursive=True) if "spawn_main" in str(child.cmdline())
-    ]
-    parent.kill()
-    parent.wait()
-    parent.stdout.close()
+    with subprocess.Popen([sys.executable, script], env=environment) as parent:
+        wait_until(lambda: log_file.is_file() and log_file.read_text() == f"{job}\n" * 2)
+        workers = [child for child in psutil.Process(parent.pid).children() if "spawn_main" in str(child.cmdline())]
+        parent.kill()
     assert len(workers) == 2
     _, alive = psutil.wait_procs(workers, timeout=20)
+    for worker in alive:
+        worker.kill()
     assert not alive
 
 
