@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -13,6 +14,8 @@ from av.video.stream import VideoStream
 
 from pipelines.errors import UnreadableError
 from pipelines.video.image_header import KNOWN_IMAGE_SUFFIXES, is_heif, is_image
+from pipelines.video.limits import MAX_PIXELS, refuse_giant
+from pipelines.video.mp4_index import refuse_bloated_index
 
 KNOWN_VIDEO_SUFFIXES: Final = frozenset((
     ".3g2", ".3gp", ".asf", ".avi", ".dav", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h264", ".h265", ".hevc",
@@ -29,6 +32,16 @@ VIDEO_FORMATS: Final = frozenset((
     "webm", "wtv", "yuv4mpegpipe",
 ))  # fmt: skip
 
+# "enable_drefs" would let an MP4 file take its samples from other files.
+CONTAINER_OPTIONS: Final = {
+    "protocol_whitelist": "file",
+    "format_whitelist": ",".join(sorted(VIDEO_FORMATS)),
+    "enable_drefs": "0",
+}
+# What a stream's header says is looked at below; FFmpeg itself refuses pictures that grow in the middle of the stream.
+DECODER_OPTIONS: Final = {"max_pixels": str(MAX_PIXELS)}
+# Damaged pictures are painted over, silently, unless an error is to end them; these decoders mark them, and then do not.
+MARKING_DECODERS: Final = ("mpeg1video", "mpeg2video")
 HEAD_BYTES: Final = 4096
 
 # Tags that are not UTF-8 must not stop a file from opening: up to PyAV 18 that has to be asked for, 19 has no such option.
@@ -68,11 +81,13 @@ def open_container(path: Path) -> InputContainer:
     """Open a local file with FFmpeg as one of `VIDEO_FORMATS`; nothing else is ever opened or followed."""
     head = read_head(path)
     _refuse_other_kinds(path, head)
+    refuse_bloated_index(path, shown_name(path))
     try:
         # The "file:" prefix takes names such as "concat:a", "-x.mp4" or "50%.mp4" literally.
         container: InputContainer = av.open(
             f"file:{path}",
-            container_options={"protocol_whitelist": "file", "format_whitelist": ",".join(sorted(VIDEO_FORMATS))},
+            options=DECODER_OPTIONS,
+            container_options=CONTAINER_OPTIONS,
             **METADATA_OPTIONS,
         )
         return container
@@ -92,6 +107,9 @@ def pick_video_stream(container: InputContainer, path: Path) -> VideoStream:
     stream = next((candidate for candidate in moving if candidate is best), moving[0])
     if stream.codec_context is None:
         raise UnreadableError(f"{name} uses a codec that FFmpeg can not decode; convert it to H.264")
+    refuse_giant(name, stream.width, stream.height)
+    marks = stream.codec_context.name in MARKING_DECODERS
+    stream.codec_context.options = DECODER_OPTIONS | ({} if marks else {"err_detect": "explode"})
     return stream
 
 
@@ -117,6 +135,8 @@ def _refuse_other_kinds(path: Path, head: bytes) -> None:
         raise UnreadableError(f"{name} is a text file; pass a video file")
     if is_heif(head):
         raise UnreadableError(f"{name} is a HEIC or AVIF picture; convert it to PNG or JPEG")
+    if head.startswith(b"GIF8") and len(head) >= 10:  # FFmpeg keeps no size that it refuses
+        refuse_giant(name, *struct.unpack_from("<HH", head, 6))
 
 
 def _is_text(head: bytes) -> bool:

@@ -9,6 +9,8 @@ KNOWN_IMAGE_SUFFIXES: Final = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif"
 
 # JPEG segments that state the size: all start-of-frame markers (C4, C8 and CC in that range mean other things).
 JPEG_SIZE_MARKERS: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+JPEG_BARE_MARKERS: Final = frozenset((0x01, *range(0xD0, 0xD8)))
+TIFF_NUMBERS: Final = {3: "H", 4: "I"}
 TIFF_WIDTH_TAG: Final = 256
 TIFF_HEIGHT_TAG: Final = 257
 
@@ -36,7 +38,8 @@ def read_image_size(data: bytes) -> tuple[int, int] | None:
         if data.startswith(b"\xff\xd8"):
             return _read_jpeg_size(data)
         if data.startswith(b"BM"):
-            return _pair(struct.unpack_from("<ii", data, 18))
+            is_old = data[14:18] == _OLD_BMP_HEADER_SIZE
+            return _pair(struct.unpack_from("<HH" if is_old else "<ii", data, 18))
         if data.startswith(b"RIFF"):
             return _read_webp_size(data)
         if data.startswith((b"II*\0", b"MM\0*")):
@@ -46,6 +49,7 @@ def read_image_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+_OLD_BMP_HEADER_SIZE = struct.pack("<I", 12)
 _BMP_HEADER_SIZES = frozenset(struct.pack("<I", size) for size in (12, 40, 52, 56, 64, 108, 124))
 
 
@@ -55,15 +59,17 @@ def _pair(values: tuple[int, ...]) -> tuple[int, int]:
 
 def _read_jpeg_size(data: bytes) -> tuple[int, int] | None:
     position = 2
-    while position + 9 <= len(data):
-        if data[position] != 0xFF:
-            return None
+    while 0 <= (position := data.find(b"\xff", position)) <= len(data) - 9:  # decoders skip bytes that are no marker
         marker = data[position + 1]
         if marker in JPEG_SIZE_MARKERS:
             height, width = struct.unpack_from(">HH", data, position + 5)
             return width, height
-        is_fill = marker == 0xFF
-        position += 1 if is_fill else 2 + struct.unpack_from(">H", data, position + 2)[0]
+        if marker in (0x00, 0xFF):
+            position += 1
+        elif marker in JPEG_BARE_MARKERS:
+            position += 2
+        else:
+            position += 2 + struct.unpack_from(">H", data, position + 2)[0]
     return None
 
 
@@ -88,6 +94,6 @@ def _read_tiff_size(data: bytes) -> tuple[int, int]:
         position = directory + 2 + 12 * entry
         tag, kind = struct.unpack_from(order + "HH", data, position)
         if tag in (TIFF_WIDTH_TAG, TIFF_HEIGHT_TAG):
-            is_short = kind == 3
-            found[tag] = struct.unpack_from(order + ("H" if is_short else "I"), data, position + 8)[0]
+            # of numbers that do not fit into the entry, only the place stands here: KeyError, no size
+            found.setdefault(tag, struct.unpack_from(order + TIFF_NUMBERS[kind], data, position + 8)[0])
     return found[TIFF_WIDTH_TAG], found[TIFF_HEIGHT_TAG]

@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from pipelines.errors import UnreadableError
 from pipelines.video.containers import shown_name
 from pipelines.video.image_header import read_image_size
+from pipelines.video.limits import MAX_PIXELS, refuse_giant
 from pipelines.video.reader import Frame, Indices, VideoInfo, check_indices
 
-MAX_MEGAPIXELS: Final = 200
-PIXELS_PER_MEGAPIXEL: Final = 1_000_000
+MAX_IMAGE_BYTES: Final = 8 * MAX_PIXELS
+"""Four channels of 16 bits without compression."""
 TAIL_BYTES: Final = 65536
 
 
 class ImageReader:
-    """One image as a video: one frame, pts 0, time base 1/1, duration 0."""
+    """One image as a video: one frame, pts 0, time base 1/1, duration 0; of several frames or pages, the first."""
 
     def __init__(self, path: Path) -> None:
         self._image, self.warning = _read_image(path)
@@ -59,11 +60,15 @@ class ImageReader:
 def _read_image(path: Path) -> tuple[NDArray[np.uint8], str | None]:
     """The picture as (H, W, 3) uint8 RGB, and a warning if the file ends early."""
     name = shown_name(path)
+    size_bytes = path.stat().st_size
+    if size_bytes > MAX_IMAGE_BYTES:
+        raise UnreadableError(f"{name} has {size_bytes} bytes, over {MAX_IMAGE_BYTES} for a picture; scale it down")
     # Python reads the file because OpenCV's own imread fails on Unicode paths on Windows.
     data = path.read_bytes()
     size = read_image_size(data)
-    if size is not None and size[0] * size[1] > MAX_MEGAPIXELS * PIXELS_PER_MEGAPIXEL:
-        raise UnreadableError(f"{name} is {size[0]} x {size[1]} px, over {MAX_MEGAPIXELS} megapixels; scale it down")
+    if size is None:
+        raise UnreadableError(f"{name} does not decode as an image; copy it again or convert it to PNG")
+    refuse_giant(name, *size)
     warning = _warn_if_cut(data)
     try:
         # IMREAD_COLOR honours EXIF orientation and turns grey, alpha and 16-bit into 8-bit colour.

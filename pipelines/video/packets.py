@@ -38,6 +38,8 @@ MISSING_SECONDS: Final = 0.5
 MISSING_SHARE: Final = 0.03
 # Reordering holds back 16 frames at most, and each thread of FFmpeg's default one more.
 MAX_PACKETS_TO_FIRST_FRAME: Final = 64
+# Recordings of broadcasts begin between two keyframes; in files of other kinds something has been lost.
+BEGINS_ANYWHERE: Final = ("mpegts",)
 VP8_SHOW_FRAME_BIT: Final = 0x10
 
 Int64Array = NDArray[np.int64]
@@ -97,12 +99,29 @@ def scan_packets(path: Path) -> PacketScan:
         warning = _describe_damage(container, stream, packets, path)
         if not any(packets.is_shown):
             raise UnreadableError(f"{shown_name(path)} holds no video frames; copy it again from its source")
-        return _summarise(container.format.name, stream, packets, warning)
+        scan = _summarise(container.format.name, stream, packets, warning)
+        if not scan.info.num_frames:  # a damaged time puts the first keyframe behind all others
+            raise UnreadableError(f"{shown_name(path)} holds no frame that decodes; copy it again from its source")
+        return scan
+
+
+def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet[Any]]:
+    """The packets of these streams, or of all, in file order.
+
+    A stream that begins in the middle of a broadcast (or of a damaged file) is passed over: PyAV knows those of the
+    beginning, and fails on others.
+    """
+    while True:
+        try:
+            yield from container.demux(*streams)
+            return
+        except IndexError:
+            continue
 
 
 def _collect_packets(container: InputContainer, stream: VideoStream) -> _Packets:
     found = _Packets()
-    for packet in _demux(container, found):
+    for packet in _read(container, found):
         _note_span(found, packet)
         if packet.stream_index != stream.index:
             continue
@@ -118,10 +137,10 @@ def _collect_packets(container: InputContainer, stream: VideoStream) -> _Packets
     return found
 
 
-def _demux(container: InputContainer, found: _Packets) -> Iterator[Packet[Stream]]:
+def _read(container: InputContainer, found: _Packets) -> Iterator[Packet[Stream]]:
     """Packets with content, of all streams; a read error ends them and is noted."""
     try:
-        yield from (packet for packet in container.demux() if packet.size > 0)
+        yield from (packet for packet in demux(container) if packet.size > 0)
     except (av.FFmpegError, OSError, ValueError) as error:
         found.error = getattr(error, "strerror", None) or str(error)
 
@@ -159,6 +178,8 @@ def _summarise(container_format: str, stream: VideoStream, packets: _Packets, wa
     is_guessed = container_format == "avi" and stream.codec_context.has_b_frames and bool((np.diff(pts) > 0).all())
     is_counted = is_guessed or not _are_usable(pts[is_shown], dts, time_base)
     if is_counted:
+        if warning is None and not is_guessed and not (pts == NO_TIME).any():
+            warning = "frame times repeat or run backwards and were counted anew; convert it to MP4 for true times"
         timestamps = _make_timestamps(stream, dts[is_shown], time_base)
         keys = np.empty(0, dtype=np.int64)
     else:
@@ -257,6 +278,12 @@ def _describe_damage(container: InputContainer, stream: VideoStream, packets: _P
         return f"reading stopped in the middle of the file ({packets.error}); {remedy}"
     if packets.num_damaged:
         return f"{packets.num_damaged} packets are damaged; {remedy}"
+    early = packets.is_key.index(1) if 1 in packets.is_key else 0
+    if early and container.format.name not in BEGINS_ANYWHERE:
+        return f"{early} frames before the first keyframe can not be decoded; {remedy}"
+    lost = _count_not_found(stream, len(packets.pts))
+    if lost:
+        return f"{lost} of {len(stream.index_entries)} frames of the index were not found; {remedy}"
     if _is_cut_transport_stream(path):
         return f"the file ends in the middle of a packet; {remedy}"
     return None
@@ -268,6 +295,14 @@ def _count_beyond_end(stream: VideoStream, size_bytes: int) -> int:
     if len(entries) == 0 or entries[-1].pos + entries[-1].size <= size_bytes:
         return 0
     return sum(entry.pos + entry.size > size_bytes for entry in entries)
+
+
+def _count_not_found(stream: VideoStream, num_packets: int) -> int:
+    """Frames with content that the index lists and reading did not come upon."""
+    entries = stream.index_entries
+    if len(entries) <= num_packets:
+        return 0
+    return max(0, sum(entry.size > 0 for entry in entries) - num_packets)
 
 
 def _is_cut_transport_stream(path: Path) -> bool:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pipelines.errors import UnreadableError
 from pipelines.resources import num_threads
 from pipelines.video.containers import open_container, pick_video_stream, shown_name
-from pipelines.video.packets import PacketScan, scan_packets
+from pipelines.video.packets import PacketScan, demux, scan_packets
 from pipelines.video.reader import Frame, Indices, VideoInfo, check_indices, rotate_clockwise
 
 MAX_FFMPEG_THREADS: Final = 16
@@ -36,6 +36,10 @@ class Run:
 
     indices: tuple[int, ...]
     """Ascending frame indices."""
+
+
+class _DamageMetError(Exception):
+    """A picture does not decode."""
 
 
 class PyAVReader:
@@ -66,11 +70,11 @@ class PyAVReader:
         Raises UnreadableError if none of them decodes.
         """
         wanted = check_indices(indices, self.info.num_frames)
-        num_found = 0
-        for frame in self._read_runs(plan_runs(self._scan, wanted)):
-            num_found += 1
+        last = None
+        for frame in self._read(wanted):
+            last = frame.index
             yield frame
-        if wanted and not num_found:
+        if wanted and last is None:
             name = shown_name(self._path)
             raise UnreadableError(f"{name}: none of the frames decodes; it is damaged or encrypted: copy it again")
 
@@ -85,10 +89,22 @@ class PyAVReader:
     ) -> None:
         self.close()
 
-    def _read_runs(self, runs: list[Run]) -> Iterator[Frame]:
-        waiting = list(runs)
+    def _read(self, wanted: list[int]) -> Iterator[Frame]:
+        """Frames as one thread decodes them: what several make of a damaged stretch depends on their number."""
+        last = -1
+        try:
+            for frame in self._read_runs(wanted, _num_ffmpeg_threads()):
+                last = frame.index
+                yield frame
+        except _DamageMetError:
+            for frame in self._read_runs(wanted, threads=1):
+                if frame.index > last:
+                    yield frame
+
+    def _read_runs(self, wanted: list[int], threads: int) -> Iterator[Frame]:
+        waiting = plan_runs(self._scan, wanted, threads)
         with open_container(self._path) as container:
-            stream = _pick_threaded_stream(container, self._path)
+            stream = _pick_stream(container, self._path, threads)
             while waiting:
                 packets = self._seek(container, stream, waiting[0])
                 if packets is None:
@@ -98,20 +114,20 @@ class PyAVReader:
             # The file does not seek: read all that is left in order, from a fresh start.
             rest = Run(keyframe=None, indices=tuple(index for run in waiting for index in run.indices))
             with open_container(self._path) as container:
-                stream = _pick_threaded_stream(container, self._path)
-                yield from self._match(decode_packets(stream, container.demux(stream)), rest)
+                stream = _pick_stream(container, self._path, threads)
+                yield from self._match(decode_packets(stream, demux(container, stream)), rest)
 
     def _seek(self, container: InputContainer, stream: VideoStream, run: Run) -> Iterator[Packet[VideoStream]] | None:
         """Packets from the run's keyframe or earlier, never later; None if the container can not go there."""
         if run.keyframe is None:
-            return container.demux(stream)
+            return demux(container, stream)
         pts = int(self._scan.keyframe_pts[run.keyframe])
         dts = int(self._scan.keyframe_dts[run.keyframe])
         # Matroska's index holds pts, MP4's dts: a target that is too late for the file lands on a later keyframe.
         for target in (pts, dts):
             with suppress(av.FFmpegError, OSError):
                 container.seek(target, stream=stream)
-                packets = container.demux(stream)
+                packets = demux(container, stream)
                 first = next(packets, None)
                 if first is not None and _is_not_after(first, pts, dts):
                     return chain([first], packets)
@@ -154,10 +170,10 @@ class PyAVReader:
         )
 
 
-def plan_runs(scan: PacketScan, indices: Sequence[int]) -> list[Run]:
+def plan_runs(scan: PacketScan, indices: Sequence[int], threads: int) -> list[Run]:
     """Before each wanted frame, decode on or seek to its keyframe: whichever decodes fewer frames."""
     runs: list[tuple[int | None, list[int]]] = []
-    position, seek_cost = 0, _seek_cost_frames()
+    position, seek_cost = 0, _seek_cost_frames(threads)
     for index in indices:
         target = int(scan.decode_positions[index])
         keyframe = int(np.searchsorted(scan.keyframe_pts, scan.timestamps[index], side="right")) - 1
@@ -177,19 +193,27 @@ def decode_packets(stream: VideoStream, packets: Iterator[Packet[VideoStream]]) 
 
     After a decoding error FFmpeg conceals what is missing with parts of older pictures, up to the next keyframe: those
     pictures would pass for manipulated ones and are None too.
+
+    Raises:
+        _DamageMetError: there is such an error, and several threads decode.
     """
+    is_alone = stream.codec_context.thread_count == 1
     is_begun = is_broken = False
     for packet in _read_packets(packets):
         try:
             pictures = stream.decode(packet)
-        except (av.FFmpegError, ValueError):
+        except (av.FFmpegError, ValueError) as error:
             is_broken = True
+            if not is_alone:
+                raise _DamageMetError from error
             if is_begun:
                 yield None
             continue
         for picture in pictures:
             is_begun = True
             is_broken = is_broken and not picture.key_frame
+            if picture.is_corrupt and not is_alone:
+                raise _DamageMetError
             yield None if is_broken or picture.is_corrupt else picture
 
 
@@ -200,10 +224,10 @@ def _read_packets(packets: Iterator[Packet[VideoStream]]) -> Iterator[Packet[Vid
     yield None
 
 
-def _pick_threaded_stream(container: InputContainer, path: Path) -> VideoStream:
+def _pick_stream(container: InputContainer, path: Path, threads: int) -> VideoStream:
     stream = pick_video_stream(container, path)
     stream.thread_type = "AUTO"
-    stream.codec_context.thread_count = _num_ffmpeg_threads()
+    stream.codec_context.thread_count = threads
     return stream
 
 
@@ -211,9 +235,9 @@ def _num_ffmpeg_threads() -> int:
     return min(num_threads(), MAX_FFMPEG_THREADS)
 
 
-def _seek_cost_frames() -> int:
+def _seek_cost_frames(threads: int) -> int:
     """FFmpeg decodes one frame per thread ahead, and a seek throws those away: its cost, in frames decoded."""
-    return min(num_threads() + 1, MAX_FFMPEG_THREADS)
+    return min(threads + 1, MAX_FFMPEG_THREADS)
 
 
 def _is_not_after(packet: Packet[VideoStream], pts: int, dts: int) -> bool:

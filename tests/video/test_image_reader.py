@@ -74,6 +74,45 @@ def test_an_image_named_mp4_is_taken_as_an_image(tmp_path: Path) -> None:
     assert open_video(path).info.num_frames == 1
 
 
+@pytest.mark.skipif(not hasattr(cv2, "imencodeanimation"), reason="this OpenCV writes no animations")
+@pytest.mark.parametrize("suffix", [".webp", ".png"])
+def test_of_an_animated_picture_the_first_frame_is_read(tmp_path: Path, suffix: str) -> None:
+    animation = cv2.Animation()
+    animation.frames = [cv2.cvtColor(draw_frame(number, (200, 120)), cv2.COLOR_RGB2BGRA) for number in (77, 78)]
+    animation.durations = [40, 40]
+    path = tmp_path / f"moving{suffix}"
+    path.write_bytes(cv2.imencodeanimation(suffix, animation)[1].tobytes())
+    (frame,) = open_video(path).frames([0])
+    assert read_number(frame.image) == 77
+
+
+def test_of_several_pages_the_first_one_is_read(tmp_path: Path) -> None:
+    pages = [cv2.cvtColor(draw_frame(number, (200, 120)), cv2.COLOR_RGB2BGR) for number in (77, 78)]
+    path = tmp_path / "pages.tif"
+    path.write_bytes(cv2.imencodemulti(".tif", pages)[1].tobytes())
+    (frame,) = open_video(path).frames([0])
+    assert read_number(frame.image) == 77
+
+
+def test_a_bmp_with_the_header_of_os2_is_read(tmp_path: Path) -> None:
+    data = _encode(".bmp")
+    header = data[:14] + struct.pack("<IHHHH", 12, 200, 120, 1, 24)
+    path = tmp_path / "old.bmp"
+    path.write_bytes(header[:10] + struct.pack("<I", len(header)) + header[14:] + data[54:])
+    (frame,) = open_video(path).frames([0])
+    assert read_number(frame.image) == 77
+
+
+def test_bytes_that_are_no_marker_do_not_hide_the_size_of_a_jpeg(tmp_path: Path) -> None:
+    data = _encode(".jpg")
+    place = data.index(b"\xff\xc0")
+    path = tmp_path / "odd.jpg"
+    path.write_bytes(data[:place] + b"\0\1\xff\0\xff\xd0\xff" + data[place:])
+    assert read_image_size(path.read_bytes()) == (200, 120)
+    (frame,) = open_video(path).frames([0])
+    assert read_number(frame.image) == 77
+
+
 def test_an_image_over_200_megapixels_is_refused_before_decoding(tmp_path: Path) -> None:
     header = struct.pack(">IIBBBBB", 20000, 20000, 8, 2, 0, 0, 0)
     chunk = b"IHDR" + header

@@ -81,7 +81,7 @@ def test_seeking_gives_the_same_pixels_as_reading_in_order(
     wanted = [0, 5, 13, 25, 38, 47, 59]
     images = {}
     for cost in (ALWAYS_IN_ORDER, ALWAYS_SEEK):
-        monkeypatch.setattr(pyav_module, "_seek_cost_frames", lambda cost=cost: cost)
+        monkeypatch.setattr(pyav_module, "_seek_cost_frames", lambda _threads, cost=cost: cost)
         with open_video(path, decoder="pyav") as video:
             images[cost] = [frame.image for frame in video.frames(wanted)]
     assert [read_number(image) for image in images[ALWAYS_SEEK]] == wanted
@@ -90,7 +90,7 @@ def test_seeking_gives_the_same_pixels_as_reading_in_order(
 
 def test_frames_of_one_gop_are_decoded_in_one_run_and_distant_ones_are_sought(tmp_path: Path) -> None:
     video = pyav_module.PyAVReader(write_video(tmp_path / "a.mp4", num_frames=300, gop=50))
-    runs = pyav_module.plan_runs(video._scan, [10, 20, 240, 245])
+    runs = pyav_module.plan_runs(video._scan, [10, 20, 240, 245], threads=2)
     assert [(run.keyframe, run.indices) for run in runs] == [(None, (10, 20)), (4, (240, 245))]
 
 
