@@ -46,6 +46,9 @@ Shard = Annotated[
         rich_help_panel=RUNNING,
     ),
 ]
+ExcelSafe = Annotated[
+    bool, typer.Option("--excel-safe", help="In a .csv, an apostrophe before text that spreadsheets would compute.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, warnings only.", rich_help_panel=LOGGING)]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell every step.", rich_help_panel=LOGGING)]
 LogFile = Annotated[Path | None, typer.Option(help="Also write messages to this file.", rich_help_panel=LOGGING)]

@@ -1,19 +1,20 @@
 """Checkpoints: one safetensors file with the weights and, in its header, everything that is needed to use them.
 
-Reading the header imports no torch: `inspect` and the checks before a run are instant.
+Reading the header imports no torch: `inspect` and the checks before a run are instant. Whoever made the file may be a
+stranger: no code in it is run, and nothing is made so large as it claims before it was compared with what is there.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.durable_files import replace_atomically
 from pipelines.errors import CheckpointError
-from pipelines.manifest import replace_atomically
 from pipelines.preprocessing import Preprocessing
 from pipelines.weights_files import WeightsFile, describe_mismatch, read_state, resolve_weights
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FORMAT = "deepfake-checkpoint-1"
-_MAX_HEADER_BYTES = 100_000_000
+_MAX_HEADER_BYTES = 10_000_000
+"""A hundred times what a checkpoint's header takes; JSON takes many times its length in memory."""
+_HEADER_TYPES = {"model": str, "model_config": dict, "calibration": dict | None, "provenance": dict}
 
 
 @dataclass(frozen=True)
@@ -87,17 +90,23 @@ def parse_header(text: str, path: Path) -> CheckpointHeader:
         CheckpointError: damaged, or of another format than this version's.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_once_each)
         if value["format"] != FORMAT:
             raise CheckpointError(f"{path} has the format {value['format']}, this version of deepfake reads {FORMAT}")
-        return CheckpointHeader(
+        for name, kind in _HEADER_TYPES.items():
+            if not isinstance(value[name], kind):
+                raise TypeError(f"{name} is {type(value[name]).__name__}")
+        header = CheckpointHeader(
             model=value["model"],
             model_config=value["model_config"],
             preprocessing=Preprocessing.from_json(value["preprocessing"]),
             calibration=value["calibration"],
             provenance=value["provenance"],
         )
-    except (ValueError, KeyError, TypeError) as error:
+        if value["class_names"] != list(header.preprocessing.class_names):
+            raise ValueError(f"class_names are {value['class_names']}")
+        return header
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} has a damaged header ({error!r}); get it again") from error
 
 
@@ -112,39 +121,67 @@ def read_safetensors_metadata(path: Path) -> dict[str, str]:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > _MAX_HEADER_BYTES:
                 raise ValueError("no header")
-            header = json.loads(file.read(length))
+            content = file.read(length)
+            if len(content) < length:
+                raise ValueError("a cut header")
+            header = json.loads(content, object_pairs_hook=_once_each)
             metadata = header.get("__metadata__", {})
+            if not all(isinstance(text, str) for text in metadata.values()):
+                raise ValueError("metadata that are no text")
     except OSError as error:
         raise CheckpointError(f"{path} can not be read: {error.strerror}") from error
-    except (ValueError, struct.error, AttributeError) as error:
+    except (ValueError, struct.error, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a safetensors file; pass a checkpoint made by: deepfake train") from error
     return dict(metadata)
+
+
+def _once_each(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two values of one name, each reader takes another."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
 
 
 def load_checkpoint(name_or_file: str, device: Any = "cpu") -> Checkpoint:
     """A checkpoint from a registry name or a file, its network built and loaded strictly.
 
     Raises:
-        CheckpointError: missing, damaged, of another kind, or not fitting its own config.
+        CheckpointError: missing, damaged, of another kind, not fitting its own config, or with weights that are no numbers.
     """
     import torch
 
-    from pipelines.models import build_model
-
     file = resolve_weights(name_or_file, kind="checkpoint")
     header = read_header(file.path)
-    try:
-        network = build_model(header.model, **header.model_config)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{file.path} names a network that can not be built: {error}") from error
+    with torch.device("meta"):  # sizes without memory: a small file can name a network that fills any machine
+        expected = _build(header, file.path).state_dict()
     state = read_state(file.path)
-    expected = network.state_dict()
-    mismatch = describe_mismatch(expected.keys() - state.keys(), state.keys() - expected.keys())
-    if mismatch:
-        raise CheckpointError(f"{file.path} does not fit its own config; {mismatch}")
-    try:
-        network.load_state_dict({name: value.to(expected[name].dtype) for name, value in state.items()}, strict=True)
-    except RuntimeError as error:
-        raise CheckpointError(f"{file.path} does not fit its own config: {error}") from error
+    _refuse_misfits(state, expected, file.path)
+    network = _build(header, file.path)
+    network.load_state_dict({name: value.to(expected[name].dtype) for name, value in state.items()}, strict=True)
     network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Checkpoint(file, header, network)
+
+
+def _build(header: CheckpointHeader, path: Path) -> nn.Module:
+    from pipelines.models import build_model
+
+    try:
+        return build_model(header.model, **header.model_config)
+    except Exception as error:  # wrong sizes are refused by torch and timm with many types
+        raise CheckpointError(f"{path} names a network that can not be built: {error}") from error
+
+
+def _refuse_misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights that are not those of the network, or are infinite or no numbers."""
+    mismatch = describe_mismatch(expected.keys() - state.keys(), state.keys() - expected.keys())
+    if mismatch:
+        raise CheckpointError(f"{path} does not fit its own config; {mismatch}")
+    for name, value in state.items():
+        if value.shape != expected[name].shape:
+            sizes = f"{name} is {tuple(value.shape)}, not {tuple(expected[name].shape)}"
+            raise CheckpointError(f"{path} does not fit its own config: {sizes}")
+        if not bool(value.isfinite().all()):
+            raise CheckpointError(
+                f"{path} holds weights that are no numbers, in {name}; pass an earlier checkpoint, or get it again"
+            )

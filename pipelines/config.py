@@ -27,6 +27,8 @@ DEFAULT_DETECTOR = "retinaface-mobilenet0.25"
 DEFAULT_CHECKPOINT = "multi-attention-default"
 DEFAULT_FRAMES = 32
 ALIGNED_SIZE_PX = 380
+MAX_INPUT_SIZE_PX = 2048
+"""Five times the aligned face; memory grows with the square, and a stranger's checkpoint can name any size."""
 ENGINE_PRECISIONS: dict[EngineName, tuple[Precision, ...]] = {
     "torch": ("float32", "bf16"),
     "onnxruntime": ("float32",),
@@ -52,8 +54,8 @@ class RunOptions:
     shard: Shard | None = None
     """Work on this slice of the items only; `merge` joins the slices."""
     isolate: bool = False
-    """`predict`, `extract-frames` and `detect-faces` work in processes of their own, `workers` of them: one that a file
-    crashes costs that file only. A script that asks for it needs `if __name__ == "__main__":`."""
+    """`predict`, `extract-frames`, `detect-faces` and `import-faces` work in processes of their own, `workers` of them: one
+    that a file crashes costs that file only. A script that asks for it needs `if __name__ == "__main__":`."""
     timeout_seconds: float | None = None
     """Of one video; one that takes longer is given up. Needs `isolate`."""
     max_memory_mb: int | None = None
@@ -233,8 +235,9 @@ def find_wrong_choice(config: Any) -> str | None:
     """What is wrong with a config's `Literal` fields, if something is; one that may be None may be None."""
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
+        may_be_none = type(None) in get_args(hint)
         for kind in [each for each in (hint, *get_args(hint)) if get_origin(each) is Literal]:
-            if value is not None and value not in get_args(kind):
+            if value not in get_args(kind) and not (value is None and may_be_none):
                 return f"{name} must be one of {', '.join(get_args(kind))}, got {value}"
     return None
 

@@ -16,8 +16,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from pipelines.durable_files import storage_error
 from pipelines.errors import DownloadError, StorageError
-from pipelines.manifest import storage_error
 from pipelines.progress import Progress, ProgressCallback, ignore_progress
 
 ATTEMPTS = 4

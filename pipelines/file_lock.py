@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines.manifest import storage_error
+from pipelines.durable_files import make_folder, storage_error
 
 POLL_SECONDS = 0.1
 LOCKED_BYTE = 1 << 30
@@ -38,7 +38,7 @@ def hold_lock(path: Path, *, wait: bool = True, is_shared: bool = False) -> Iter
         StorageError: the file can not be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise storage_error(error, path) from error

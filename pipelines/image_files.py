@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.errors import InputError
+from pipelines.errors import InputError, ManifestError
 
 Image = npt.NDArray[np.uint8]
 PNG_COMPRESSION = 1
@@ -36,7 +36,12 @@ def read_image(path: Path) -> Image:
 
     Raises:
         InputError: it is missing or damaged.
+        ManifestError: it is a link, which no stage writes, and may lead anywhere.
     """
+    if path.is_symlink():
+        raise ManifestError(
+            f"{path} is a link, not a picture; put a copy of the picture there, or make the stage again"
+        )
     image = decode_image(path.read_bytes() if path.is_file() else b"")
     if image is None:
         raise InputError(f"{path} is missing or damaged; make the stage again with --overwrite")

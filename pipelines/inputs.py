@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
 from pipelines.data.labels import VideoLabel, label_and_split_in, read_labels
+from pipelines.durable_files import storage_error
 from pipelines.errors import ConfigError, DatasetError
-from pipelines.manifest import read_table, storage_error
+from pipelines.manifest import read_table
 from pipelines.records import VideoRow, table_to_rows
 from pipelines.weights_files import file_digest
 

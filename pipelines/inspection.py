@@ -81,7 +81,7 @@ def _inspect_manifest(path: Path) -> Inspection:
         "columns": {field.name: str(field.type) for field in pq.read_schema(path)},
     }
     if "video_id" in table.column_names:
-        facts["videos"] = len(set(table.column("video_id").to_pylist()))
+        facts["videos"] = len(set(map(str, table.column("video_id").to_pylist())))
     for name in COUNTED_COLUMNS:
         if name in table.column_names:
             counts = Counter(str(value) for value in table.column(name).to_pylist() if value is not None)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +13,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.errors import ManifestError, StorageError
-from pipelines.records import schema_of
+from pipelines.durable_files import replace_atomically
+from pipelines.errors import ManifestError
+from pipelines.table_checks import check_schema, conform
 
 _PROVENANCE_KEY = b"deepfake.provenance"
 _NOTE_PREFIX = "deepfake."
+_Kinds = Mapping[str, type | tuple[type, ...]]
+_GEOMETRY: _Kinds = {"margin": (int, float), "detector": str, "detector_sha256": str}
+"""What every stage that makes faces records."""
+_DETECTION: _Kinds = {"max_side": int, "min_score": (int, float)}
+"""What `detect-faces` records beside it."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,15 @@ class Provenance:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Provenance:
-        upstream = value.get("upstream")
-        return cls(value["stage"], value["version"], value["settings"], cls.from_json(upstream) if upstream else None)
+        """From a file's metadata.
+
+        Raises:
+            KeyError, TypeError, RecursionError: it is none.
+        """
+        stage, version, settings, upstream = value["stage"], value["version"], value["settings"], value.get("upstream")
+        if not (isinstance(stage, str) and isinstance(version, int) and isinstance(settings, dict)):
+            raise TypeError("a stage, version or settings of another type")
+        return cls(stage, version, settings, cls.from_json(upstream) if upstream else None)
 
     def changes_from(self, older: Provenance) -> list[str]:
         """What differs, each as `frames was 32 and is now 64`; empty when equal."""
@@ -74,65 +85,21 @@ def write_table(table: pa.Table, path: Path, provenance: Provenance, *, notes: M
         pq.write_table(table.replace_schema_metadata(metadata), beside, compression="zstd")
 
 
-@contextmanager
-def replace_atomically(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success flush it to disk and rename it into place, else remove it.
-
-    The name is always the same, so what a kill -9 leaves is overwritten when the work is done again.
-
-    Raises:
-        StorageError: the output could not be written.
-    """
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        with beside.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        raise storage_error(error, path) from error
-    finally:
-        try:
-            beside.unlink(missing_ok=True)
-        except OSError:
-            pass
-
-
-def storage_error(error: OSError, path: Path) -> StorageError:
-    """The error of a failed write as a line with cause and remedy."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(f"no space left to write {path}; free some space or choose another folder, then run again")
-    if error.errno == errno.EFBIG:
-        return StorageError(f"{path} reached the file size limit; raise it (ulimit -f), then run again")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StorageError(f"no permission to write {path}; make the folder writable or choose another")
-    return StorageError(f"could not write {path}: {error.strerror or error}; check the disk, then run again")
-
-
-def read_table(path: Path, row_type: type | None = None) -> pa.Table:
-    """The table of one file; with `row_type`, its columns are checked.
+def read_table(path: Path, row_type: type | None = None, *, also: Sequence[str] = ()) -> pa.Table:
+    """The table of one file; with `row_type`, its columns and those named in `also`, and what is in them is checked.
 
     A nullable column that is not there is read as null: the file is of a version that did not know it yet.
 
     Raises:
-        ManifestError: missing, damaged or without the expected columns.
+        ManifestError: missing, damaged or without the expected columns, or with names that lead out of the stage's folder.
     """
-    with _explained(path):
-        table = pq.read_table(path)
-    return table if row_type is None else _complete(table, schema_of(row_type), path)
-
-
-def _complete(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
-    missing = [field for field in schema if field.name not in table.column_names]
-    if not missing:
-        return table
-    for field in missing:
-        if not field.nullable:
-            raise ManifestError(f"{path} lacks the column {field.name!r}; it is not a manifest of this stage")
-        table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-    others = [name for name in table.column_names if name not in schema.names]
-    return table.select([*schema.names, *others])
+    with _explained(path), pq.ParquetFile(path) as file:
+        if row_type is None:
+            table = file.read()
+            table.validate(full=True)
+            return table
+        columns = check_schema(file.schema_arrow, file.metadata.num_rows, row_type, path)
+        return conform(file.read(columns=[*columns, *also]), row_type, path)
 
 
 def read_provenance(path: Path) -> Provenance:
@@ -174,8 +141,22 @@ def provenance_in(metadata: Mapping[bytes, bytes], path: Path) -> Provenance:
         raise ManifestError(f"{path} holds no provenance; it was not written by deepfake")
     try:
         return Provenance.from_json(json.loads(metadata[_PROVENANCE_KEY]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ManifestError(f"{path} holds an unreadable provenance; make it again with --overwrite") from error
+
+
+def check_face_settings(provenance: Provenance, path: Path) -> None:
+    """Refuse faces of which nobody knows how they were made: whoever uses them needs the geometry and the detector.
+
+    Raises:
+        ManifestError: a setting is missing or of another type.
+    """
+    needed = {**_GEOMETRY, **(_DETECTION if provenance.stage == "detect-faces" else {})}
+    for name, kind in needed.items():
+        if not isinstance(provenance.settings.get(name), kind):
+            raise ManifestError(
+                f"{path} does not say with which {name} its faces were made; make it again with --overwrite"
+            )
 
 
 @contextmanager
@@ -184,7 +165,7 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ManifestError(f"{path} does not exist") from error
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         raise ManifestError(
             f"{path} is not a readable Parquet file ({error}); make it again with --overwrite"
         ) from error

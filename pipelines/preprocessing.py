@@ -2,20 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.config import ALIGNED_SIZE_PX, DEFAULT_DETECTOR, DEFAULT_FRAMES, Aggregate, check_crop_box
+from pipelines.config import (
+    ALIGNED_SIZE_PX,
+    DEFAULT_DETECTOR,
+    DEFAULT_FRAMES,
+    MAX_INPUT_SIZE_PX,
+    Aggregate,
+    check_crop_box,
+)
 from pipelines.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Image = npt.NDArray[np.uint8]
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_three(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and all(map(_is_number, value))
+
+
+_RULES: Mapping[str, Callable[[Any], bool]] = {
+    "margin": lambda value: _is_number(value) and 0.25 <= value <= 4,
+    "crop_box": lambda value: all(map(_is_whole, value)),
+    "input_size": lambda value: _is_whole(value) and 1 <= value <= MAX_INPUT_SIZE_PX,
+    "mean": _are_three,
+    "std": lambda value: _are_three(value) and min(value) > 0,
+    "detector": lambda value: isinstance(value, str),
+    "detector_sha256": lambda value: isinstance(value, str),
+    "max_side": lambda value: _is_whole(value) and value >= 32,
+    "min_score": lambda value: _is_number(value) and 0 < value < 1,
+    "frames": lambda value: _is_whole(value) and value >= 1,
+    "aggregate": lambda value: value in get_args(Aggregate),
+    "threshold": lambda value: _is_number(value) and 0 <= value <= 1,
+}
+"""What each field must be, beside those that have one value only."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +108,11 @@ class Preprocessing:
 
     def check_supported(self) -> None:
         """Refuse what this program would silently do otherwise, and values that only fail when a video is scored."""
-        if self.aggregate not in get_args(Aggregate) or self.frames < 1 or self.input_size < 1:
-            raise CheckpointError(
-                "the checkpoint's preprocessing contract is wrong: "
-                f"aggregate {self.aggregate!r}, frames {self.frames}, input_size {self.input_size}"
-            )
+        for name, is_right in _RULES.items():
+            if not is_right(getattr(self, name)):
+                raise CheckpointError(
+                    f"the checkpoint's preprocessing contract is wrong: {name} {getattr(self, name)!r}; get it again"
+                )
         for name, wanted in (
             ("template", Preprocessing.template),
             ("aligned_size", Preprocessing.aligned_size),

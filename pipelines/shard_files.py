@@ -13,18 +13,10 @@ import pyarrow as pa
 
 from pipelines.config import RunOptions
 from pipelines.errors import ConfigError, ManifestError
-from pipelines.manifest import (
-    Provenance,
-    digest_json,
-    note_in,
-    provenance_in,
-    read_metadata,
-    read_table,
-    write_table,
-)
+from pipelines.manifest import Provenance, digest_json, note_in, provenance_in, read_metadata, read_table, write_table
 from pipelines.records import VideoRow, rows_to_table, table_to_rows
 from pipelines.shards import Shard
-from pipelines.stage_loop import StageFolder
+from pipelines.stage_folder import StageFolder
 
 log = logging.getLogger(__name__)
 Row = TypeVar("Row")
@@ -159,13 +151,13 @@ def _read_shards(folder: StageFolder) -> Iterator[tuple[Shard, StageShard]]:
         try:
             shard = Shard(int(name[1]), int(name[2]))
             yield shard, _read_shard(path, shard)
-        except (ConfigError, KeyError, ValueError) as error:
+        except (ConfigError, KeyError, TypeError, ValueError) as error:
             log.warning("%s is damaged and counts as missing: %s", path, error)
 
 
 def _read_shard(path: Path, shard: Shard) -> StageShard:
-    table, metadata = read_table(path, VideoRow), read_metadata(path)
-    positions = tuple(table.column(POSITION).to_pylist())
+    table, metadata = read_table(path, VideoRow, also=[POSITION]), read_metadata(path)
+    positions = tuple(map(int, table.column(POSITION).to_pylist()))
     num_inputs, inputs_sha256 = int(note_in(metadata, "num_inputs") or ""), note_in(metadata, "inputs_sha256") or ""
     share = Share(shard, inputs_sha256, num_inputs, positions)
     return StageShard(share, table_to_rows(table, VideoRow), provenance_in(metadata, path))

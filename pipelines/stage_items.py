@@ -14,8 +14,9 @@ from typing import Any, Generic, TypeVar
 
 from pipelines.config import RunOptions
 from pipelines.crew import Crew, Limits, Lost, choose_count
+from pipelines.durable_files import storage_error, sync_content
 from pipelines.errors import ConfigError, DeepfakeError, InputError, describe_failure
-from pipelines.manifest import Provenance, storage_error, write_table
+from pipelines.manifest import Provenance, write_table
 from pipelines.records import rows_to_table
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ class ItemResult:
     status: str = "ok"
     note: str | None = None
     """A warning or the reason of a status; it becomes the row's `error`."""
+    folder: Path | None = None
+    """Where the item's files lie."""
 
 
 def nothing() -> None:
@@ -57,6 +60,8 @@ class ItemWork(Generic[Item]):
             result = self.process(item)
             notes = {"status": result.status} | ({"note": result.note} if result.note else {})
             table = rows_to_table(result.rows, self.row_type)
+            if result.folder:  # or a power cut could leave the part, which says that it is finished, and not its files
+                sync_content(result.folder)
             write_table(table, self.parts_folder / f"{item_id}.parquet", self.provenance, notes=notes)
         except ConfigError:
             raise

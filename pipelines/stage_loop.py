@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -16,28 +16,22 @@ from typing import Generic, TypeVar
 import pyarrow as pa
 
 from pipelines.config import RunOptions
-from pipelines.errors import (
-    ConfigError,
-    ManifestError,
-    SettingsChangedError,
-    UnreadableError,
-    describe_failure,
-)
+from pipelines.durable_files import remove_for_good
+from pipelines.errors import ManifestError, StorageError, UnreadableError, describe_failure
 from pipelines.manifest import (
     Provenance,
     digest_json,
     note_in,
-    read_metadata,
     read_note,
     read_num_rows,
     read_provenance,
     read_table,
-    storage_error,
     write_table,
 )
 from pipelines.progress import Progress, ProgressCallback, ignore_progress
-from pipelines.records import FINISHED, VideoRow, rows_to_table, schema_of, table_to_rows
+from pipelines.records import FINISHED, VideoRow, rows_to_table, schema_of
 from pipelines.shards import Shard
+from pipelines.stage_folder import StageFolder
 from pipelines.stage_items import ItemResult, ItemWork, nothing, work_on_all
 
 log = logging.getLogger(__name__)
@@ -65,135 +59,6 @@ class StageSummary:
     @property
     def failures(self) -> list[VideoRow]:
         return [video for video in self.videos if video.status not in FINISHED]
-
-
-@dataclass(frozen=True)
-class StageFolder:
-    """The files of one stage in a workspace."""
-
-    root: Path
-
-    @property
-    def stage(self) -> str:
-        return self.root.name
-
-    @property
-    def videos_path(self) -> Path:
-        return self.root / "videos.parquet"
-
-    @property
-    def manifest_path(self) -> Path:
-        return self.root / "manifest.parquet"
-
-    @property
-    def parts_folder(self) -> Path:
-        return self.root / "parts"
-
-    def part_path(self, video_id: str) -> Path:
-        return self.parts_folder / f"{video_id}.parquet"
-
-    def has_part(self, video_id: str, provenance: Provenance) -> bool:
-        """Whether an item is finished: a part counts if it is whole; a damaged one is made again."""
-        path = self.part_path(video_id)
-        if not path.is_file():
-            return False
-        try:
-            return read_provenance(path) == provenance
-        except ManifestError:
-            return False
-
-    @property
-    def shards_folder(self) -> Path:
-        return self.root / "shards"
-
-    def shard_path(self, shard: Shard) -> Path:
-        """What a sharded run leaves for `merge`."""
-        return self.shards_folder / f"{shard.index}-of-{shard.count}.parquet"
-
-    def read_videos(self) -> list[VideoRow]:
-        return table_to_rows(read_table(self.videos_path, VideoRow), VideoRow)
-
-    def read_videos_of(self, splits: Sequence[str]) -> list[VideoRow]:
-        """The videos on these sides; all if none is named.
-
-        Raises:
-            ConfigError: there are none.
-        """
-        videos = [video for video in self.read_videos() if not splits or video.split in splits]
-        if not videos:
-            raise ConfigError(f"{self.root} has no video of the split {' or '.join(splits)}")
-        return videos
-
-
-def open_stage(
-    workspace: Path, provenance: Provenance, *, overwrite: bool, folder_name: str | None = None
-) -> StageFolder:
-    """The stage's folder (named like the stage, unless it stands for another), holding nothing made with other settings.
-
-    Raises:
-        SettingsChangedError: it does, and `overwrite` is off; the message names the settings.
-    """
-    folder = StageFolder(workspace / (folder_name or provenance.stage))
-    if overwrite:
-        shutil.rmtree(folder.root, ignore_errors=True)
-    try:
-        folder.root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(error, folder.root) from error
-    for earlier in _earlier_provenances(folder):
-        changes = provenance.changes_from(earlier)
-        if changes:
-            raise SettingsChangedError(
-                f"{folder.root} was made with other settings: {'; '.join(changes)}; "
-                "pass --overwrite to make it again, or use another workspace"
-            )
-    return folder
-
-
-def open_upstream(workspace: Path, stage: str) -> tuple[StageFolder, Provenance]:
-    """The finished stage that the next one reads.
-
-    Raises:
-        ManifestError: the workspace or the stage is missing or not complete.
-    """
-    folder = StageFolder(workspace / stage)
-    if not workspace.is_dir():
-        raise ManifestError(
-            f"workspace {workspace} does not exist; make it with: deepfake extract-frames … -w {workspace}"
-        )
-    if not folder.manifest_path.is_file() and folder.shards_folder.is_dir():
-        raise ManifestError(
-            f"the shards of {stage} were not merged in {workspace}; run: deepfake merge -w {workspace} --stage {stage}"
-        )
-    if not folder.manifest_path.is_file():
-        state = "was not finished" if folder.root.is_dir() else "has not been run"
-        raise ManifestError(f"{stage} {state} in {workspace}; run: deepfake {stage} … -w {workspace}")
-    provenance = read_provenance(folder.manifest_path)
-    if provenance.stage != stage and stage not in ACCEPTED_MAKERS.get(provenance.stage, ()):
-        raise ManifestError(f"{folder.manifest_path} is a manifest of {provenance.stage}, not of {stage}")
-    if provenance.upstream:
-        _check_current(folder, provenance, StageFolder(workspace / provenance.upstream.stage))
-    return folder, provenance
-
-
-def _check_current(folder: StageFolder, provenance: Provenance, upstream: StageFolder) -> None:
-    """Refuse a stage whose own upstream has other settings or other videos by now; one that was removed is no objection."""
-    if not upstream.root.is_dir():
-        return
-    again = f"run again: deepfake {folder.stage} -w {folder.root.parent}"
-    if not upstream.manifest_path.is_file():
-        raise ManifestError(f"{upstream.root} is not finished; finish it, then {again}")
-    changes = provenance.upstream.changes_from(read_provenance(upstream.manifest_path)) if provenance.upstream else []
-    if changes:
-        raise ManifestError(
-            f"{folder.root} was made from an earlier {upstream.stage} ({changes[0]}); {again} --overwrite"
-        )
-    if {video.path for video in upstream.read_videos()} != {video.path for video in folder.read_videos()}:
-        raise ManifestError(f"{folder.root} lacks videos of {upstream.stage}, or has others; {again}")
-
-
-ACCEPTED_MAKERS = {"import-faces": ("detect-faces",)}
-"""Stages whose manifest stands in another stage's place."""
 
 
 @dataclass
@@ -226,9 +91,7 @@ class StageRun(Generic[Item]):
         done = len(items) - len(todo)
         self.on_progress(Progress(self.provenance.stage, done, len(items), self.unit))
         if todo:
-            self.folder.manifest_path.unlink(missing_ok=True)
-            if self.shard:
-                self.folder.shard_path(self.shard).unlink(missing_ok=True)
+            self._take_back_manifests()
         failures: dict[str, Exception] = {}
         work = ItemWork[Item](
             self.folder.parts_folder, self.provenance, self.row_type, self.process, self.id_of, self.prepare
@@ -239,6 +102,12 @@ class StageRun(Generic[Item]):
                 failures[self.id_of(item)] = failure
             self.on_progress(Progress(self.provenance.stage, done, len(items), self.unit))
         return failures
+
+    def _take_back_manifests(self) -> None:
+        """Take back what says that the stage is complete, before an item is made again."""
+        remove_for_good(self.folder.manifest_path)
+        if self.shard:
+            remove_for_good(self.folder.shard_path(self.shard))
 
     def is_finished(self, item_id: str) -> bool:
         if item_id not in self._finished and self.folder.has_part(item_id, self.provenance):
@@ -267,9 +136,27 @@ def write_manifests(
     merged = None
     if not _is_manifest_of(folder.manifest_path, provenance, digest):
         merged = merge_parts([folder.part_path(part) for part in parts], row_type)
+        remove_for_good(folder.manifest_path)  # that of other parts must not stand beside the new videos
     write_table(rows_to_table(videos, VideoRow), folder.videos_path, provenance)
     if merged is not None:
         write_table(merged, folder.manifest_path, provenance, notes={"parts": digest})
+    for path in (folder.videos_path, folder.manifest_path):
+        _check_still_there(path)
+    _remove_left_overs(folder)
+
+
+def _check_still_there(path: Path) -> None:
+    """Folders vanish, with the disk that they are on, and another one stands in their place."""
+    if not path.is_file():
+        raise StorageError(f"{path} was there and has gone; bring the folder or its disk back, then run again")
+
+
+def _remove_left_overs(folder: StageFolder) -> None:
+    """What a run that was killed had in work, also of items that no later run was given."""
+    for path in (*folder.root.glob(".*.tmp"), *folder.root.glob("*/.*.tmp")):
+        shutil.rmtree(path, ignore_errors=True)
+        if path.is_file():
+            remove_for_good(path)
 
 
 def _is_manifest_of(path: Path, provenance: Provenance, digest: str) -> bool:
@@ -294,19 +181,7 @@ def with_outcome(video: VideoRow, folder: StageFolder, failures: Mapping[str, Ex
     if failure is not None:
         status = "unreadable" if isinstance(failure, UnreadableError) else "failed"
         return replace(video, status=status, error=describe_failure(failure), rows=0)
-    rows, notes = read_num_rows(folder.part_path(video.video_id))
+    path = folder.part_path(video.video_id)
+    _check_still_there(path)
+    rows, notes = read_num_rows(path)
     return replace(video, status=note_in(notes, "status") or "ok", error=note_in(notes, "note"), rows=rows)
-
-
-def _earlier_provenances(folder: StageFolder) -> Iterator[Provenance]:
-    """Of the stage's files if they are there, else of any whole part that an interrupted run or a shard has left."""
-    parts = [path for inner in (folder.parts_folder, folder.shards_folder) for path in sorted(inner.glob("*.parquet"))]
-    for path in (folder.manifest_path, folder.videos_path, *parts):
-        if not path.is_file():
-            continue
-        try:
-            read_metadata(path)
-            yield read_provenance(path)
-            return
-        except ManifestError:
-            continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -48,14 +49,14 @@ def resolve_weights(name_or_file: str, *, kind: WeightsKind) -> WeightsFile:
     entry = weights.find_entry(name_or_file)
     if entry is None:
         path = Path(name_or_file)
-        if not path.is_file():
+        if not os.path.isfile(path):  # nor does a name that no file can have
             known = ", ".join(entry.name for entry in weights.REGISTRY.values() if entry.kind == kind)
             raise CheckpointError(f"{name_or_file} is neither a file nor a known {kind}; known: {known}")
-        return WeightsFile(path.name, path, file_digest(path))
+        return WeightsFile(path.name, path, _weights_digest(path))
     if entry.kind != kind:
         raise CheckpointError(f"{entry.name} is a {entry.kind}, not a {kind}")
     path, remedy = _registered_file(entry)
-    digest = file_digest(path)
+    digest = _weights_digest(path)
     if not is_digest_of(entry, digest):
         raise CheckpointError(f"{path} is damaged: its SHA-256 is {digest[:12]}…, not {entry.sha256[:12]}…; {remedy}")
     return WeightsFile(entry.name, path, digest)
@@ -93,6 +94,13 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _weights_digest(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} can not be read: {error.strerror}; check its permissions") from error
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors or PyTorch file under the project's names.
 
@@ -109,7 +117,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except (SafetensorError, OSError) as error:
+        except (
+            SafetensorError,
+            OSError,
+            ValueError,
+            KeyError,
+            AttributeError,
+        ) as error:  # also a type that torch lacks
             raise CheckpointError(f"{path} is not a whole safetensors file ({error}); get it again") from error
     source = _unpack(path) if _is_packed(path) else path
     try:

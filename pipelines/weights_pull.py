@@ -9,9 +9,9 @@ from pathlib import Path
 
 import weights
 from pipelines.download import download
+from pipelines.durable_files import replace_atomically, storage_error
 from pipelines.errors import CheckpointError, DownloadError
 from pipelines.file_lock import hold_lock
-from pipelines.manifest import replace_atomically, storage_error
 from pipelines.progress import ProgressCallback, ignore_progress
 from pipelines.weights_cache import pulled_path
 from pipelines.weights_files import file_digest, is_digest_of, resolve_weights

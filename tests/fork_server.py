@@ -1,7 +1,7 @@
 """Runs the program in processes of its own that start in a moment: they are forked from one that has imported torch.
 
-They can be killed before their n-th change to a folder, given a limit on the size of files, and sent signals: what only
-a real process can suffer.
+They can be killed before their n-th change to a folder or meet other disasters there, be given a limit on the size of files,
+and be sent signals: what only a real process can suffer.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.reliability.watch import Disaster, Record, Watch
+
 REPOSITORY = Path(__file__).parents[1]
-WRITING_FLAGS = os.O_WRONLY | os.O_RDWR
-CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
-"""Audit events of Python that change a folder; `open` for writing is another."""
 TIMEOUT_SECONDS = 120
 
 
@@ -38,6 +36,8 @@ class Ended:
     stderr: str
     changes: int
     """Changes to the watched folder; -1 for a killed process."""
+    record: Record
+    """Of a killed process: what was flushed."""
 
 
 @dataclass
@@ -65,12 +65,13 @@ class Running:
 
     def wait(self) -> Ended:
         exit_code = self.server.read_reply()["exit_code"]
-        changes = self.folder / "changes"
+        changes, record = self.folder / "changes", self.folder / "record"
         return Ended(
             exit_code,
             self.read_stdout(),
             (self.folder / "stderr").read_text("utf-8"),
             int(changes.read_text()) if changes.is_file() else -1,
+            Record.from_json(record.read_text()) if record.is_file() else Record(),
         )
 
 
@@ -102,15 +103,16 @@ class ForkServer:
     def start(
         self,
         *arguments: object,
-        kill_at: int = 0,
         watch: Path | None = None,
+        at: int = 0,
+        disaster: Disaster = "kill",
         max_file_bytes: int = 0,
         cwd: Path | None = None,
     ) -> Running:
         """Begin `deepfake` with these arguments.
 
         Args:
-            kill_at: the process kills itself with SIGKILL before its n-th change to the folder `watch`; 0: never.
+            watch: a folder; the disaster comes before the process changes it for the `at`-th time; 0: never.
             max_file_bytes: no file may grow larger, as if the disk were full; 0: no limit.
         """
         assert self._process.stdin is not None
@@ -120,8 +122,9 @@ class ForkServer:
         request = {
             "arguments": [str(argument) for argument in arguments],
             "folder": str(folder),
-            "kill_at": kill_at,
             "watch": str(watch or ""),
+            "at": at,
+            "disaster": disaster,
             "max_file_bytes": max_file_bytes,
             "cwd": str(cwd or REPOSITORY),
         }
@@ -147,6 +150,8 @@ def serve() -> None:
     import pipelines.stages.detect_faces
     import pipelines.stages.extract_frames
     import pipelines.stages.import_faces
+    import pipelines.stages.index
+    import pipelines.stages.merge
     import pipelines.stages.predict
     import pipelines.stages.train
     import pipelines.training.loop  # noqa: F401
@@ -179,7 +184,7 @@ def _run(request: dict[str, Any]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["cwd"])
-    changes = _watch(request["watch"], request["kill_at"])
+    watch = Watch(Path(request["watch"]), request["at"], request["disaster"], folder) if request["watch"] else None
     if request["max_file_bytes"]:
         _limit_file_size(request["max_file_bytes"])
     code = 0
@@ -193,24 +198,9 @@ def _run(request: dict[str, Any]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
-    (folder / "changes").write_text(str(changes[0]))
+    if watch:
+        (folder / "changes").write_text(str(watch.count))
     os._exit(code)
-
-
-def _watch(folder: str, kill_at: int) -> Sequence[int]:
-    """Count the changes to a folder from here on, and die before the given one."""
-    count = [0]
-
-    def on_event(event: str, arguments: tuple[Any, ...]) -> None:
-        is_write = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING_FLAGS
-        if (is_write or event in CHANGES) and str(arguments[0]).startswith(folder):
-            count[0] += 1
-            if count[0] == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    if folder:
-        sys.addaudithook(on_event)
-    return count
 
 
 def _limit_file_size(num_bytes: int) -> None:

@@ -22,8 +22,9 @@ from pipelines.manifest import Provenance, read_provenance, read_table, write_ta
 from pipelines.progress import Progress
 from pipelines.read_ahead import read_ahead
 from pipelines.records import FrameRow, VideoRow, rows_to_table
+from pipelines.stage_folder import StageFolder, open_stage, open_upstream
 from pipelines.stage_items import ItemResult
-from pipelines.stage_loop import StageFolder, StageRun, open_stage, open_upstream, with_outcome
+from pipelines.stage_loop import StageRun, with_outcome
 from tests.support import temporary_files
 
 PROVENANCE = Provenance("extract-frames", 1, {"frames": 32})
@@ -284,7 +285,8 @@ def test_a_manifest_counts_only_for_the_stages_that_it_stands_for(
     workspace: Path, maker: str, is_accepted: bool
 ) -> None:
     path = workspace / "detect-faces" / "manifest.parquet"
-    write_table(rows_to_table([], FrameRow), path, Provenance(maker, 1, {}))
+    made_with = {"margin": 1.0, "detector": "d", "detector_sha256": "", "max_side": 960, "min_score": 0.8}
+    write_table(rows_to_table([], FrameRow), path, Provenance(maker, 1, made_with))
     if is_accepted:
         assert open_upstream(workspace, "detect-faces")[1].stage == maker
     else:

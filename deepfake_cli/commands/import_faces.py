@@ -23,7 +23,9 @@ def import_faces(
     ] = ImportConfig.min_score,
     margin: Annotated[float, typer.Option(help="1.0 is the template; larger shows more.")] = ImportConfig.margin,
     device: opt.Device = RunOptions.device,
-    workers: opt.Workers = RunOptions.workers,
+    workers: opt.Processes = RunOptions.workers,
+    timeout: opt.Timeout = RunOptions.timeout_seconds,
+    max_memory: opt.MaxMemory = RunOptions.max_memory_mb,
     batch_size: opt.BatchSize = RunOptions.batch_size,
     overwrite: opt.Overwrite = RunOptions.overwrite,
     quiet: opt.Quiet = False,
@@ -35,7 +37,15 @@ def import_faces(
     config = ImportConfig(detector=detector, min_score=min_score, margin=margin, as_is=as_is)
     from pipelines import import_faces as run
 
-    run_options = RunOptions(device=device, workers=workers, batch_size=batch_size, overwrite=overwrite)
+    run_options = RunOptions(
+        device=device,
+        workers=workers,
+        batch_size=batch_size,
+        overwrite=overwrite,
+        isolate=opt.ISOLATE,
+        timeout_seconds=timeout,
+        max_memory_mb=max_memory,
+    )
     with ProgressBar(quiet=quiet) as bar:
         summary = run(source, workspace, config, run_options, on_progress=bar)
     finish_stage(summary, "face", quiet=quiet)

@@ -29,6 +29,7 @@ def merge(
     ] = None,
     stage: Annotated[ShardedStage | None, typer.Option(help="Which one.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Scores as .csv, .parquet or .json.")] = None,
+    excel_safe: opt.ExcelSafe = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an output of other settings or videos.")
     ] = RunOptions.overwrite,
@@ -40,10 +41,10 @@ def merge(
     opt.start_logging(quiet=quiet, verbose=verbose, log_file=log_file)
     from pipelines import merge_scores, merge_stage
 
-    if workspace and stage and not (scores or output or overwrite):
+    if workspace and stage and not (scores or output or overwrite or excel_safe):
         finish_stage(merge_stage(workspace, stage.value), _ROW_NOUNS[stage], quiet=quiet)
     elif scores and output and not (workspace or stage):
-        merged = merge_scores(scores, output, overwrite=overwrite)
+        merged = merge_scores(scores, output, overwrite=overwrite, excel_safe=excel_safe)
         for row in merged.failures:
             typer.echo(format_score(row), err=True)
         if not quiet:

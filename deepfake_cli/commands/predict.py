@@ -34,6 +34,7 @@ def predict(
         str, typer.Option(help="Registry name, checkpoint file, or file of export.")
     ] = PredictConfig.checkpoint,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Scores as .csv, .parquet or .json.")] = None,
+    excel_safe: opt.ExcelSafe = False,
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")] = False,
     details: Annotated[Path | None, typer.Option(help="Folder for a Parquet per video: every frame and face.")] = None,
     aggregate: Annotated[
@@ -124,12 +125,27 @@ def predict(
         splits = [side.value for side in split or []]
         if faces is not None:
             summary = predict_faces(
-                faces, config, options, splits=splits, output=output, details=details, on_row=show, on_progress=bar
+                faces,
+                config,
+                options,
+                splits=splits,
+                output=output,
+                excel_safe=excel_safe,
+                details=details,
+                on_row=show,
+                on_progress=bar,
             )
         else:
-            named = opt.inputs_from(inputs or [])
             summary = score_inputs(
-                named, config, options, splits=splits, output=output, details=details, on_row=show, on_progress=bar
+                opt.inputs_from(inputs or []),
+                config,
+                options,
+                splits=splits,
+                output=output,
+                excel_safe=excel_safe,
+                details=details,
+                on_row=show,
+                on_progress=bar,
             )
     if not quiet:
         _report(summary, output)

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.csv_text import read_lines
 from pipelines.data.labels import LABEL_FIELDS, VideoLabel, label_and_split_in, to_label
 from pipelines.errors import DatasetError
 from pipelines.manifest import read_table
@@ -63,7 +64,7 @@ def digest_of_pictures(pictures: Iterable[bytes]) -> str:
 def _read_parquet(source: Path) -> Iterator[SourceFace]:
     try:
         file = pq.ParquetFile(source, memory_map=True)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{source} is not a readable Parquet file: {error}") from error
     image_column = next((name for name in IMAGE_COLUMNS if name in file.schema_arrow.names), None)
     if image_column is None and {"video_key", "path"} <= set(file.schema_arrow.names):
@@ -77,21 +78,45 @@ def _read_parquet(source: Path) -> Iterator[SourceFace]:
             f"{source}: the column {image_column!r} holds {kind}; it must hold encoded pictures as bytes"
         )
     given = [name for name in ("video", *LABEL_FIELDS) if name in file.schema_arrow.names]
-    number = 0
+    for name in given:
+        kind = file.schema_arrow.field(name).type
+        if not _is_plain(kind):
+            raise DatasetError(f"{source}: the column {name!r} holds {kind}; it must hold text or numbers")
+    for number, record in enumerate(_read_records(file, [image_column, *given], source)):
+        data = record.pop(image_column) or b""
+        yield _make_face(f"{source.name}#{number}", partial(bytes, data), record)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Text, numbers or nothing at all."""
+    kind, types = kind.value_type if pa.types.is_dictionary(kind) else kind, pa.types
+    kinds = (
+        types.is_string,
+        types.is_large_string,
+        types.is_string_view,
+        types.is_integer,
+        types.is_floating,
+        types.is_null,
+    )
+    return any(is_kind(kind) for is_kind in kinds)
+
+
+def _read_records(file: pq.ParquetFile, columns: list[str], source: Path) -> Iterator[dict[str, Any]]:
     for group in range(file.num_row_groups):
-        for record in file.read_row_group(group, columns=[image_column, *given]).to_pylist():
-            data = record.pop(image_column) or b""
-            yield _make_face(f"{source.name}#{number}", partial(bytes, data), record)
-            number += 1
+        try:
+            records = file.read_row_group(group, columns=columns).to_pylist()
+        except (pa.ArrowException, OSError, UnicodeError) as error:
+            raise DatasetError(f"{source} is not a whole Parquet file ({error}); get it again") from error
+        yield from records
 
 
 def _read_csv(source: Path) -> Iterator[SourceFace]:
     try:
         with source.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(read_lines(file))
             fields, records = reader.fieldnames or (), list(reader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{source} is not a readable CSV file: {error}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{source} is not a readable CSV file ({error}); save it as CSV in UTF-8") from error
     missing = {"path", "label"} - set(fields)
     if missing:
         raise DatasetError(
@@ -139,14 +164,16 @@ def _files_in(folder: Path) -> Iterator[Path]:
 
 
 def _reader_of(path: Path) -> Callable[[], bytes]:
-    def read() -> bytes:
-        try:
-            return path.read_bytes()
-        except OSError:  # nothing there, or not ours to read: its row says so
-            return b""
+    return partial(_read_picture, path)
 
-    return read
+
+def _read_picture(path: Path) -> bytes:
+    try:
+        return path.read_bytes() if path.is_file() else b""  # a pipe or a device would never end
+    except (OSError, ValueError):  # nothing there, not ours to read, or a name that no file can have: its row says so
+        return b""
 
 
 def _make_face(name: str, read: Callable[[], bytes], record: Mapping[str, Any]) -> SourceFace:
-    return SourceFace(name, read, record.get("video") or None, to_label(record, name))
+    video = record.get("video")
+    return SourceFace(name, read, None if video in (None, "") else str(video), to_label(record, name))

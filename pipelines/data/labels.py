@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any
 
+from pipelines.csv_text import read_lines
 from pipelines.errors import DatasetError
 from pipelines.records import LABELS, SPLITS, VideoRow
 
@@ -99,16 +100,17 @@ def read_label_rows(path: Path) -> list[tuple[str, VideoLabel]]:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            header = file.readline()
+            lines = read_lines(file)
+            header = next(lines, "")
             # strict: else a quote that is not closed swallows the rest of the file in silence
-            reader = csv.DictReader(chain([header], file), delimiter=max(DELIMITERS, key=header.count), strict=True)
+            reader = csv.DictReader(chain([header], lines), delimiter=max(DELIMITERS, key=header.count), strict=True)
             reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
             missing = {"video", "label"} - set(reader.fieldnames)
             if missing:
                 raise DatasetError(f"{path} lacks the column {sorted(missing)[0]!r}; it needs {CSV_COLUMNS}")
             return [_make_row(record, f"{path} line {reader.line_num}") for record in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path} is not a readable CSV file: {error}") from error
+        raise DatasetError(f"{path} is not a readable CSV file: {error}; save it as CSV in UTF-8") from error
 
 
 def slashed(name: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipelines.csv_text import read_lines
 from pipelines.data.labels import LABEL_FIELDS, VideoLabel, to_label
 from pipelines.datasets.dataset import Dataset, Finding, Listing
 from pipelines.datasets.layout import absolute
@@ -80,7 +81,7 @@ class _Line:
 def _read_lines(path: Path) -> list[_Line]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(read_lines(file))
             fields, records = reader.fieldnames or (), [(reader.line_num, record) for record in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(

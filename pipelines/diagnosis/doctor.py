@@ -10,16 +10,7 @@ from pipelines.diagnosis.child import Outcome, take_steps
 from pipelines.diagnosis.disk import check_temporary, check_workspace
 from pipelines.diagnosis.finding import Check, Finding, run_check
 from pipelines.diagnosis.machine import check_python, report_codecs, report_devices
-from pipelines.diagnosis.packages import (
-    ARRAYS,
-    DECORD,
-    OTHERS,
-    TORCH,
-    VIDEO,
-    Package,
-    check_engines,
-    report_packages,
-)
+from pipelines.diagnosis.packages import ARRAYS, DECORD, OTHERS, TORCH, VIDEO, Package, check_engines, report_packages
 from pipelines.diagnosis.self_test import NAME as SELF_TEST
 from pipelines.diagnosis.self_test import check_self_test
 from pipelines.diagnosis.weights import check_cache, check_weights

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,38 @@ def read_onnx_header(path: Path) -> CheckpointHeader:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if HEADER_KEY not in metadata:
         raise CheckpointError(f"{path} has no preprocessing contract; pass an ONNX file made by: deepfake export")
+    if any(tensor.external_data for tensor in _tensors_in(model.graph)):
+        raise CheckpointError(f"{path} reads its weights from other files; pass an ONNX file made by: deepfake export")
     return parse_header(metadata[HEADER_KEY], path)
+
+
+def _tensors_in(graph: Any) -> Iterator[Any]:
+    """Weights and constants, also of branches and loops."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _tensors_in(inner)
+
+
+@contextmanager
+def refusing_models(engine: str) -> Iterator[None]:
+    """What an engine says of a model that it can not use, as one line.
+
+    Raises:
+        CheckpointError: of the work inside.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # each engine has types of its own
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"{engine} can not use the ONNX model ({reason}); make it again: deepfake export"
+        ) from error
 
 
 def write_metadata(model: Any, header: CheckpointHeader, source: Mapping[str, str]) -> None:

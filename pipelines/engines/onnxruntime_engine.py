@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipelines.engines.onnx_file import INPUT, OUTPUT, import_extra
+from pipelines.engines.onnx_file import INPUT, OUTPUT, import_extra, refusing_models
 
 Image = npt.NDArray[np.uint8]
 
@@ -21,13 +21,15 @@ class OnnxRuntimeEngine:
 
         Raises:
             ConfigError: onnxruntime is not installed.
+            CheckpointError: it can not use the model.
         """
         runtime = import_extra("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only: the library writes nothing to stderr
-        self.session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        with refusing_models("onnxruntime"):
+            self.session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def classify(self, images: Sequence[Image]) -> list[float]:
         """Fake probabilities of network inputs (S, S, 3) uint8."""

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from pipelines.config import Precision
-from pipelines.engines.onnx_file import import_extra
+from pipelines.engines.onnx_file import import_extra, refusing_models
 from pipelines.errors import ConfigError
 
 Image = npt.NDArray[np.uint8]
@@ -24,6 +24,7 @@ class OpenVinoEngine:
 
         Raises:
             ConfigError: openvino is not installed, or this CPU does not compute in the precision.
+            CheckpointError: it can not use the model.
         """
         openvino = import_extra("openvino")
         wanted = openvino.Type.bf16 if precision == "bf16" else openvino.Type.f32
@@ -33,7 +34,8 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "NUM_STREAMS": "1",
         }
-        self.compiled = core.compile_model(core.read_model(model), "CPU", settings)
+        with refusing_models("openvino"):
+            self.compiled = core.compile_model(core.read_model(model), "CPU", settings)
         if self.compiled.get_property(PRECISION_HINT) != wanted:
             raise ConfigError(f"openvino does not compute in {precision} on this CPU; use --precision float32")
 

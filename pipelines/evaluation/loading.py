@@ -22,7 +22,7 @@ from pipelines.evaluation.sources import (
     read_score_file,
 )
 from pipelines.progress import ProgressCallback
-from pipelines.stage_loop import open_upstream
+from pipelines.stage_folder import open_upstream
 
 
 @dataclass(frozen=True)

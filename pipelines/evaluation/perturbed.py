@@ -20,7 +20,7 @@ from pipelines.evaluation.sources import FaceColumns, RawScores, read_details
 from pipelines.manifest import read_provenance
 from pipelines.progress import Progress, ProgressCallback
 from pipelines.records import VideoRow
-from pipelines.stage_loop import StageFolder
+from pipelines.stage_folder import StageFolder
 from pipelines.stages.predict import predict
 
 log = logging.getLogger(__name__)

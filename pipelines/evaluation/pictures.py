@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from pipelines.durable_files import replace_atomically
 from pipelines.evaluation.scored import Floats
-from pipelines.manifest import replace_atomically
 from pipelines.scoring.metrics import expected_calibration_error, reliability_bins, roc_auc, roc_curve
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

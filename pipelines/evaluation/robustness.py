@@ -21,7 +21,7 @@ from pipelines.read_ahead import read_ahead
 from pipelines.records import FaceRow, table_to_rows
 from pipelines.scoring.settings import resolve_settings
 from pipelines.scoring.video_scorer import VideoScorer, in_batches
-from pipelines.stage_loop import StageFolder, open_upstream
+from pipelines.stage_folder import StageFolder, open_upstream
 
 TASK = "robustness"
 CLEAN = "clean"

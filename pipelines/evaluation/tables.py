@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.csv_text import restore
 from pipelines.errors import ConfigError, ManifestError
 from pipelines.evaluation.scored import Floats
 from pipelines.manifest import note_in, provenance_in
 
 SCORE_COLUMNS = ("video", "video_key", "sha256", "status", "fake_probability", "threshold", "model",
                  "model_sha256", "settings_sha256")  # fmt: skip
+TEXT_COLUMNS = tuple(name for name in SCORE_COLUMNS if name not in ("fake_probability", "threshold"))
+NESTED = {dict, list}
 EMPTY_CELLS = ("", "nan", "none", "null")
 NEEDED_FACE_COLUMNS = ("video", "frame_index", "track", "fake_probability")
 
@@ -32,17 +36,53 @@ def read_frame(path: Path) -> pd.DataFrame:
     """
     try:
         if path.suffix.lower() == ".json":
-            return pd.DataFrame(json.loads(path.read_text("utf-8", errors="surrogateescape")), dtype=object)
-        if path.suffix.lower() == ".csv":
-            # not str: pandas would keep that as UTF-8, which can not hold every file name
-            return pd.read_csv(
-                path, dtype=object, keep_default_na=False, encoding_errors="surrogateescape", quoting=csv.QUOTE_MINIMAL
+            frame = pd.DataFrame(json.loads(path.read_text("utf-8", errors="surrogateescape")), dtype=object)
+        elif path.suffix.lower() == ".csv":
+            frame = _read_csv(path)
+        else:
+            frame = _read_parquet(path)
+    except (ValueError, OSError, RecursionError, pa.ArrowException, pd.errors.ParserWarning) as error:
+        raise ConfigError(
+            f"{path} is not a readable table of scores: {error}; pass a file made by: deepfake predict -o"
+        ) from error
+    for name in frame.columns.intersection(list(SCORE_COLUMNS)):
+        kinds = set(map(type, frame[name])) & NESTED if frame[name].dtype == object else ()
+        if kinds:
+            raise ConfigError(
+                f"{path} holds {kinds.pop().__name__} in the column {name!r}, not text or numbers; correct it"
             )
-        names = [name for name in SCORE_COLUMNS if name in pq.read_schema(path).names]
-        frame: pd.DataFrame = pq.read_table(path, columns=names).to_pandas()
-        return frame
-    except (ValueError, OSError, pa.ArrowException) as error:
-        raise ConfigError(f"{path} is not a readable table of scores: {error}") from error
+    return frame
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # cells behind the last column
+        frame = pd.read_csv(
+            path,
+            dtype=object,  # not str: pandas would keep that as UTF-8, which can not hold every file name
+            keep_default_na=False,
+            index_col=False,  # else cells behind the last column shift all others
+            encoding_errors="surrogateescape",
+            quoting=csv.QUOTE_MINIMAL,
+        )
+    for name in frame.columns.intersection(list(TEXT_COLUMNS)):
+        frame[name] = pd.Series([restore(cell) for cell in frame[name]], frame.index, dtype=object)
+    return frame
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        names = [name for name in SCORE_COLUMNS if name in schema.names]
+        for name in names:
+            if schema.names.count(name) > 1:
+                raise ValueError(f"the column {name!r} stands there twice")
+            if pa.types.is_nested(schema.field(name).type):
+                raise ValueError(f"the column {name!r} holds {schema.field(name).type}")
+        table = file.read(columns=names)
+    table.validate(full=True)
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
 
 
 def read_texts(table: pd.DataFrame, name: str) -> list[str]:

@@ -6,36 +6,50 @@ import csv
 import json
 import os
 import typing
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.errors import ConfigError
+from pipelines.csv_text import neutralise, read_lines, restore
+from pipelines.durable_files import make_folder, remove_for_good, replace_atomically, storage_error, sync_folder
+from pipelines.errors import ConfigError, ManifestError
 from pipelines.file_lock import try_lock
-from pipelines.manifest import replace_atomically, storage_error
-from pipelines.records import FINISHED, ScoreRow, rows_to_table, table_to_rows
+from pipelines.manifest import read_table
+from pipelines.records import FINISHED, ScoreRow, Status, rows_to_table, table_to_rows
 
+RECORD_KEY = "deepfake.run"
 SCORE_SUFFIXES = (".csv", ".parquet", ".json")
 
 
-def check_score_path(path: Path) -> None:
-    """Refuse an output of unknown format before any work is done."""
+def check_score_path(path: Path | None, *, excel_safe: bool = False) -> None:
+    """Refuse an output of unknown format, or what it can not be, before any work is done; None is no output."""
+    if excel_safe and (path is None or path.suffix.lower() != ".csv"):
+        raise ConfigError(
+            "--excel-safe is for an output that ends in .csv; name one with -o, or leave --excel-safe out"
+        )
+    if path is None:
+        return
     if path.suffix.lower() not in SCORE_SUFFIXES:
         raise ConfigError(f"{path} must end in .csv, .parquet or .json")
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; give a file that ends in .csv, .parquet or .json")
 
 
-def write_scores(path: Path, rows: Sequence[ScoreRow]) -> None:
-    """Write the rows as the suffix says, whole or not at all."""
+def write_scores(path: Path, rows: Sequence[ScoreRow], *, excel_safe: bool = False, record: str | None = None) -> None:
+    """Write the rows as the suffix says, whole or not at all.
+
+    Args:
+        excel_safe: a CSV has no cells that pass for formulas.
+        record: JSON about the run, for the metadata of a Parquet file.
+    """
     with replace_atomically(path) as beside:
         if path.suffix.lower() == ".parquet":
-            pq.write_table(rows_to_table(rows, ScoreRow), beside)
+            table = rows_to_table(rows, ScoreRow)
+            pq.write_table(table.replace_schema_metadata({RECORD_KEY: record} if record else None), beside)
         elif path.suffix.lower() == ".json":
             beside.write_text(
                 json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False) + "\n",
@@ -46,7 +60,10 @@ def write_scores(path: Path, rows: Sequence[ScoreRow]) -> None:
             with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
                 writer = csv.DictWriter(file, [field.name for field in fields(ScoreRow)])
                 writer.writeheader()
-                writer.writerows(asdict(row) for row in rows)
+                writer.writerows(
+                    {name: neutralise(value, excel_safe=excel_safe) for name, value in asdict(row).items()}
+                    for row in rows
+                )
 
 
 def read_scores(path: Path) -> list[ScoreRow]:
@@ -57,13 +74,13 @@ def read_scores(path: Path) -> list[ScoreRow]:
     """
     try:
         if path.suffix.lower() == ".parquet":
-            return table_to_rows(pq.read_table(path), ScoreRow)
+            return [_checked(row) for row in table_to_rows(read_table(path, ScoreRow), ScoreRow)]
+        if path.suffix.lower() == ".json":
+            return [_row_from(record) for record in json.loads(path.read_text("utf-8", "surrogateescape"))]
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            records: Iterable[Mapping[str, Any]] = (
-                json.load(file) if path.suffix.lower() == ".json" else csv.DictReader(file)
-            )
-            return [_row_from(record) for record in records]
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            records = csv.DictReader(read_lines(file))
+            return [_row_from({name: restore(cell) for name, cell in record.items()}) for record in records]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, csv.Error, ManifestError) as error:
         raise ConfigError(
             f"{path} exists and is not a file of scores; choose another name or pass --overwrite"
         ) from error
@@ -71,7 +88,7 @@ def read_scores(path: Path) -> list[ScoreRow]:
 
 @dataclass
 class Journal:
-    """One flushed line per scored video beside the output, after a line with the settings."""
+    """One line per scored video beside the output, on the disk before the next one, after a line with the settings."""
 
     path: Path
     settings_sha256: str
@@ -81,7 +98,7 @@ class Journal:
         return cls(output.with_name(f"{output.name}.journal"), settings_sha256)
 
     def read(self) -> list[ScoreRow]:
-        """The rows of an interrupted run with these settings; a torn last line is ignored.
+        """The rows of an interrupted run with these settings; what is no row, such as a torn last line, is ignored.
 
         Raises:
             ConfigError: the journal belongs to other settings.
@@ -94,20 +111,26 @@ class Journal:
                 record = json.loads(line)
             except ValueError:
                 continue
+            if not isinstance(record, dict):
+                continue
             self._check_settings(record)
             if "video" in record:
-                rows.append(_row_from(record))
+                try:
+                    rows.append(_row_from(record))
+                except (ValueError, TypeError, KeyError, OverflowError):  # nothing that a run has written
+                    continue
         return rows
 
     def __enter__(self) -> Self:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             self._file = self._open_alone()
             earlier = self.path.read_bytes()
             self._is_needed = bool(earlier)
             self._is_torn = self._is_needed and not earlier.endswith(b"\n")
             if not self._is_needed:
                 self._write_line({"settings_sha256": self.settings_sha256})
+            sync_folder(self.path.parent)
         except OSError as error:
             raise storage_error(error, self.path) from error
         return self
@@ -116,14 +139,16 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         is_removed_open = not self._is_needed and os.name != "nt"  # while nobody else can have it
-        if is_removed_open:
-            self.path.unlink(missing_ok=True)
         try:
-            self._file.close()
-        except OSError:  # a full disk, reported by the write that met it
-            pass
+            if is_removed_open:
+                remove_for_good(self.path)
+        finally:
+            try:
+                self._file.close()
+            except OSError:  # a full disk, reported by the write that met it
+                pass
         if not self._is_needed and not is_removed_open:
-            self.path.unlink(missing_ok=True)
+            remove_for_good(self.path)
 
     def append(self, row: ScoreRow) -> None:
         try:
@@ -142,8 +167,11 @@ class Journal:
 
     def discard(self) -> None:
         """Forget the rows of an interrupted run."""
-        self._file.truncate(0)
-        self._write_line({"settings_sha256": self.settings_sha256})
+        try:
+            self._file.truncate(0)
+            self._write_line({"settings_sha256": self.settings_sha256})
+        except OSError as error:
+            raise storage_error(error, self.path) from error
         self._is_needed = self._is_torn = False
 
     def _open_alone(self) -> IO[str]:
@@ -162,6 +190,7 @@ class Journal:
     def _write_line(self, record: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
+        os.fsync(self._file.fileno())
 
     def _check_settings(self, record: Mapping[str, Any]) -> None:
         if record.get("settings_sha256") != self.settings_sha256:
@@ -196,13 +225,30 @@ def finished_scores(output: Path, journal: Journal, inputs: Collection[str]) -> 
 
 
 def _row_from(record: Mapping[str, Any]) -> ScoreRow:
+    """The row of a record.
+
+    Raises:
+        KeyError, TypeError, ValueError, OverflowError: a column is missing, or holds what `predict` does not write.
+    """
     hints = typing.get_type_hints(ScoreRow)
-    return ScoreRow(**{field.name: _parse(record[field.name], hints[field.name]) for field in fields(ScoreRow)})
+    return _checked(
+        ScoreRow(**{field.name: _parse(record[field.name], hints[field.name]) for field in fields(ScoreRow)})
+    )
+
+
+def _checked(row: ScoreRow) -> ScoreRow:
+    if row.status not in typing.get_args(Status):
+        raise ValueError(f"unknown status {row.status!r}")
+    if not all(0 <= share <= 1 for share in (row.threshold, row.fake_probability) if share is not None):
+        raise ValueError("a probability or threshold outside 0..1")
+    return row
 
 
 def _parse(value: Any, hint: Any) -> Any:
     """A cell as its column's type; CSV has only text, and an empty cell where the column may be empty is None."""
     types = typing.get_args(hint) or (hint,)
-    if value is None or (value == "" and type(None) in types):
+    if type(None) in types and (value is None or value == ""):
         return None
+    if not isinstance(value, (str, int, float)):
+        raise TypeError(f"a cell holds {type(value).__name__}")
     return types[0](value)

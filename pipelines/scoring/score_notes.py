@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.durable_files import remove_for_good, replace_atomically
 from pipelines.errors import ConfigError
-from pipelines.manifest import replace_atomically
 from pipelines.shard_files import Share
 from pipelines.shards import Shard
 from pipelines.weights_files import file_digest
@@ -36,7 +36,7 @@ def write_note(output: Path, share: Share, *, model_sha256: str, settings_sha256
 
 def remove_note(output: Path) -> None:
     """A file that holds all scores has no note."""
-    _note_path(output).unlink(missing_ok=True)
+    remove_for_good(_note_path(output))
 
 
 def read_note(scores: Path) -> ScoreNote:

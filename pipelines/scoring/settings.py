@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import platform
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ from pipelines.weights_files import WeightsFile, resolve_weights
 log = logging.getLogger(__name__)
 DIGITS = 12
 """Of a digest, where people read it."""
+COMPUTING = ("deepfake", "torch", "numpy", "av", "decord", "opencv-python", "onnxruntime", "openvino")
+"""Packages of which another version may give other digits."""
 OVERRIDES = ("frames", "max_side", "min_score", "aggregate", "threshold")
 
 
@@ -39,6 +44,11 @@ class Settings:
     @property
     def sha256(self) -> str:
         """Digest of everything that a score depends on beside the video."""
+        return digest_json(self.values)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What the digest is of."""
         values = {
             "checkpoint": self.checkpoint.sha256,
             "contract": self.contract.to_json(),
@@ -55,7 +65,11 @@ class Settings:
             values["min_face_px"] = self.config.min_face_px
         if self.config.precision != PredictConfig.precision and self.faces is None:
             values["detector_precision"] = self.config.precision  # it was float32 in any case once
-        return digest_json(values)
+        return values
+
+    def to_record(self) -> dict[str, Any]:
+        """What scores are traced by: the settings behind their digest, and the versions of what computed them."""
+        return {"settings_sha256": self.sha256, "settings": self.values, "versions": read_versions()}
 
     @property
     def is_other_arithmetic(self) -> bool:
@@ -167,3 +181,12 @@ def _check_geometry(provenance: Provenance, contract: Preprocessing) -> None:
             f"the workspace's faces have margin {margin}, the checkpoint needs {contract.margin}; "
             f"make them again in another workspace: deepfake detect-faces --margin {contract.margin}"
         )
+
+
+def read_versions() -> dict[str, str]:
+    """Of Python and of the packages that compute scores, as far as they are installed."""
+    versions = {"python": platform.python_version()}
+    for package in COMPUTING:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pipelines.config import Aggregate, Decoder, EngineName, Precision, RunOptions
 from pipelines.device import choose_device
 from pipelines.engines.engine import load_engine
+from pipelines.errors import InputError
 from pipelines.faces.crops import FoundFace
 from pipelines.faces.detector import load_detector
 from pipelines.faces.find import find_faces
@@ -106,8 +107,15 @@ class VideoScorer:
         return self._aggregate(faces, num_frames, None)
 
     def classify(self, inputs: Sequence[Image]) -> list[float]:
-        """Fake probabilities of network inputs (S, S, 3) uint8."""
-        return self.engine.classify(inputs)
+        """Fake probabilities of network inputs (S, S, 3) uint8.
+
+        Raises:
+            InputError: the network gives something else.
+        """
+        probabilities = self.engine.classify(inputs)
+        if len(probabilities) != len(inputs) or not all(0 <= probability <= 1 for probability in probabilities):
+            raise InputError("the checkpoint gives no probabilities for these faces; use another one")
+        return probabilities
 
     def _score_found(self, found: Iterable[FoundFace]) -> Iterator[ScoredFace]:
         for batch in in_batches(found, self.batch_size):

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.config import DetectConfig, RunOptions, settings_of
+from pipelines.durable_files import make_folder
 from pipelines.errors import ManifestError
 from pipelines.image_files import read_image, write_image
 from pipelines.manifest import Provenance, read_table
@@ -21,16 +22,10 @@ from pipelines.progress import ProgressCallback, ignore_progress
 from pipelines.read_ahead import read_ahead
 from pipelines.records import FINISHED, FaceRow, FrameRow, VideoRow, table_to_rows
 from pipelines.shard_files import refuse_overwrite, select_videos, write_shard
+from pipelines.stage_folder import StageFolder, open_stage, open_upstream
 from pipelines.stage_items import ItemResult
 from pipelines.stage_lock import hold_stage
-from pipelines.stage_loop import (
-    StageFolder,
-    StageRun,
-    StageSummary,
-    open_stage,
-    open_upstream,
-    with_outcome,
-)
+from pipelines.stage_loop import StageRun, StageSummary, with_outcome
 from pipelines.weights_files import resolve_weights
 
 if TYPE_CHECKING:
@@ -134,7 +129,8 @@ class _Detection:
         final = self.folder.root / "crops" / video.video_id
         beside = self.folder.root / "crops" / f".{video.video_id}.tmp"
         shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+        make_folder(beside.parent)
+        beside.mkdir()
         rows, writes = [], []
         frames = read_ahead(self._read_frames(video.rows), depth=self.options.batch_size)
         try:
@@ -152,7 +148,7 @@ class _Detection:
                 beside.rename(final)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-        return ItemResult(rows, status="ok" if rows else "no_face")
+        return ItemResult(rows, status="ok" if rows else "no_face", folder=final if rows else None)
 
     def _read_frames(self, rows: Sequence[FrameRow]) -> Iterator[StoredFrame]:
         for row in rows:

@@ -14,6 +14,7 @@ import torch
 
 from pipelines.checkpoint import load_checkpoint
 from pipelines.config import DEFAULT_CHECKPOINT, DEFAULT_DETECTOR
+from pipelines.durable_files import replace_atomically
 from pipelines.engines.export import export_onnx
 from pipelines.engines.onnx_file import SUFFIX, import_extra, is_onnx
 from pipelines.engines.onnxruntime_engine import OnnxRuntimeEngine
@@ -21,7 +22,6 @@ from pipelines.engines.torch_engine import TorchEngine
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.faces.detector import load_detector
 from pipelines.faces.find import find_faces
-from pipelines.manifest import replace_atomically
 from pipelines.preprocessing import Preprocessing, cut_input
 from pipelines.video import open_video
 from pipelines.video.frames import ChosenFrames

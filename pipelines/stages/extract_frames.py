@@ -9,6 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from pipelines.config import ExtractConfig, RunOptions, settings_of
+from pipelines.durable_files import make_folder
 from pipelines.errors import ConfigError
 from pipelines.image_files import write_image
 from pipelines.inputs import DigestCache, describe_inputs, find_inputs
@@ -17,9 +18,10 @@ from pipelines.progress import ProgressCallback, ignore_progress
 from pipelines.records import FINISHED, FrameRow, VideoRow
 from pipelines.resources import usable_cores
 from pipelines.shard_files import refuse_overwrite, select_videos, write_shard
+from pipelines.stage_folder import StageFolder, open_stage
 from pipelines.stage_items import ItemResult
 from pipelines.stage_lock import hold_stage
-from pipelines.stage_loop import StageFolder, StageRun, StageSummary, open_stage, with_outcome
+from pipelines.stage_loop import StageRun, StageSummary, with_outcome
 
 STAGE = "extract-frames"
 ROW_FORMAT = 1
@@ -100,7 +102,8 @@ def _extract(video: VideoRow, *, folder: StageFolder, config: ExtractConfig) -> 
     final = folder.root / "frames" / video.video_id
     beside = folder.root / "frames" / f".{video.video_id}.tmp"
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    make_folder(beside.parent)
+    beside.mkdir()
     rows = []
     try:
         with open_video(video.path, decoder=config.decoder) as reader:
@@ -134,4 +137,4 @@ def _extract(video: VideoRow, *, folder: StageFolder, config: ExtractConfig) -> 
         beside.rename(final)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return ItemResult(rows, note=note)
+    return ItemResult(rows, note=note, folder=final)

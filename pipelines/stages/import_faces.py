@@ -6,12 +6,13 @@ again is kept where tight crops usually lie in the aligned frame, with an empty 
 
 from __future__ import annotations
 
-import hashlib
 import json
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,18 +21,27 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.config import ALIGNED_SIZE_PX, ImportConfig, RunOptions, refuse_shard, settings_of
-from pipelines.data.cropped_sources import SourceFace, digest_of_pictures, read_source
-from pipelines.data.labels import LABEL_FIELDS, VideoLabel
-from pipelines.errors import DatasetError, describe_failure
+from pipelines.data.cropped_sources import read_source
+from pipelines.data.face_batches import (
+    FaceBatch,
+    SourceVideo,
+    group_videos,
+    make_batches,
+    split_batches,
+    split_where_begun,
+)
+from pipelines.durable_files import make_folder
+from pipelines.errors import InputError, describe_failure
 from pipelines.faces.align import AlignedFace, align_face
 from pipelines.image_files import decode_image, write_image
 from pipelines.manifest import Provenance, read_note, read_table
 from pipelines.preprocessing import resize_square
 from pipelines.progress import ProgressCallback, ignore_progress
 from pipelines.records import FaceRow, VideoRow
+from pipelines.stage_folder import StageFolder, open_stage
 from pipelines.stage_items import ItemResult
 from pipelines.stage_lock import hold_stage
-from pipelines.stage_loop import StageFolder, StageRun, StageSummary, open_stage
+from pipelines.stage_loop import StageRun, StageSummary
 from pipelines.weights_files import resolve_weights
 
 if TYPE_CHECKING:
@@ -41,29 +51,14 @@ Image = npt.NDArray[np.uint8]
 STAGE = "import-faces"
 STANDS_FOR = "detect-faces"
 ROW_FORMAT = 1
-FACES_PER_PART = 1000
+THREADS = 2
+"""That decode and write pictures, where nobody asks for another number."""
 PAD_SHARE = 0.5
 """Replicated border on each side, as a share of the picture, so that the detector sees a whole head."""
 MAX_DETECTION_SIDE_PX = 640
 UNFOUND_SIZE_PX = 216
 UNFOUND_CENTER_PX = (188, 216)
 """Where a tight crop usually lies in the aligned frame."""
-
-
-@dataclass(frozen=True)
-class SourceVideo:
-    """The pictures that share one `video` value; a picture without one is a video of its own."""
-
-    row: VideoRow
-    faces: tuple[SourceFace, ...]
-
-
-@dataclass(frozen=True)
-class FaceBatch:
-    """Videos that share a part."""
-
-    part_id: str
-    videos: tuple[SourceVideo, ...]
 
 
 def import_faces(
@@ -87,7 +82,7 @@ def import_faces(
     """
     config, options = config or ImportConfig(), options or RunOptions()
     refuse_shard(options, STAGE)
-    videos = _group_videos(read_source(Path(source)))
+    videos = group_videos(read_source(Path(source)))
     detector = None if config.as_is else resolve_weights(config.detector, kind="detector")
     settings = settings_of(
         config,
@@ -98,18 +93,29 @@ def import_faces(
     with hold_stage(workspace, STANDS_FOR):
         folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite, folder_name=STANDS_FOR)
         readable = {video.row.video_id: video for video in videos if video.row.status == "ok"}
-        batches = list(_make_batches(readable.values()))
+        importer = _Importer(folder, config, options)
         run = StageRun[FaceBatch](
             folder=folder,
             provenance=provenance,
             row_type=FaceRow,
-            process=_Importer(folder, config, options).process,
-            id_of=lambda batch: batch.part_id,
+            process=importer.process,
+            id_of=attrgetter("part_id"),
+            prepare=importer.prepare,
             unit="part",
+            options=options,
             on_progress=on_progress,
         )
+        batches = split_where_begun(make_batches(readable.values()), run.is_finished)
         finished_before = sum(len(batch.videos) for batch in batches if run.is_finished(batch.part_id))
         failures = run.run(batches)
+        broken = [part for part, failure in failures.items() if isinstance(failure, InputError)]
+        if broken:  # whatever broke it, a crash or one strange video, must not cost the others
+            for part in broken:
+                shutil.rmtree(folder.root / "crops" / part, ignore_errors=True)
+            parts = split_batches(batches, broken)
+            tried = {batch.part_id for batch in batches}
+            failures |= run.run([batch for batch in parts if batch.part_id not in tried])
+            batches = parts
         outcomes = {row.video_id: row for batch in batches for row in _outcomes(batch, folder, failures)}
         rows = [_with_outcome_of(video.row, outcomes) if video.row.status == "ok" else video.row for video in videos]
         run.finish(rows, [batch.part_id for batch in batches if batch.part_id not in failures])
@@ -117,7 +123,7 @@ def import_faces(
 
 
 class _Importer:
-    """Aligns batches of pictures; loads the detector when the first one needs it."""
+    """Aligns batches of pictures; loads the detector when the first one needs it. To be pickled before that."""
 
     def __init__(self, folder: StageFolder, config: ImportConfig, options: RunOptions) -> None:
         self.folder = folder
@@ -126,19 +132,20 @@ class _Importer:
         self._detector: FaceDetector | None = None
 
     def process(self, batch: FaceBatch) -> ItemResult:
-        """Rows and crops of one part. Pictures that do not decode are left out and named in the part's note."""
-        (self.folder.root / "crops" / batch.part_id).mkdir(parents=True, exist_ok=True)
+        """Rows and crops of one part. Pictures that do not decode are left out and told of in the part's note."""
+        folder = self.folder.root / "crops" / batch.part_id
+        make_folder(folder)
         rows: list[FaceRow] = []
-        unreadable: dict[str, str] = {}
+        unreadable: dict[str, list[str]] = {}
         todo = [(video, index) for video in batch.videos for index in range(len(video.faces))]
-        with ThreadPoolExecutor(self.options.workers or 2) as pool:
+        with ThreadPoolExecutor(THREADS if self.options.isolate else self.options.workers or THREADS) as pool:
             for chunk in _in_chunks(todo, 4 * self.options.batch_size):
                 images = list(pool.map(lambda entry: decode_image(entry[0].faces[entry[1]].read()), chunk))
                 found = self._find_faces([image for image in images if image is not None])
                 writes = []
                 for (video, index), image in zip(chunk, images, strict=True):
                     if image is None:
-                        unreadable[video.row.video_id] = f"{video.faces[index].name} is not a readable picture"
+                        unreadable.setdefault(video.row.video_id, []).append(video.faces[index].name)
                         continue
                     face = self._align(image, next(found))
                     crop_path = f"crops/{batch.part_id}/{video.row.video_id}_{index:04d}.png"
@@ -146,14 +153,26 @@ class _Importer:
                     rows.append(face.to_row(video.row.video_id, index, crop_path))
                 for write in writes:
                     write.result()
-        note = json.dumps(unreadable) if unreadable else None
-        return ItemResult([row for row in rows if row.video_id not in unreadable], note=note)
+        size_of = {video.row.video_id: len(video.faces) for video in batch.videos}
+        notes = {video_id: _describe_unreadable(names, size_of[video_id]) for video_id, names in unreadable.items()}
+        return ItemResult(rows, note=json.dumps(notes) if notes else None, folder=folder)
+
+    def prepare(self) -> None:
+        """Load the detector, unless the pictures are taken as they are."""
+        if not self.config.as_is:
+            self._load_detector()
 
     def _find_faces(self, images: Sequence[Image]) -> Iterator[Faces | None]:
         """The detector's answer on each padded picture, in pixels of the picture itself."""
         if self.config.as_is:
             yield from [None] * len(images)
             return
+        padded = [_pad(image) for image in images]
+        for image, faces in zip(images, self._load_detector().detect(padded), strict=True):
+            offset = np.array(_padding(image), dtype=np.float64)
+            yield replace(faces, boxes=faces.boxes - np.tile(offset, 2), landmarks=faces.landmarks - offset)
+
+    def _load_detector(self) -> FaceDetector:
         if self._detector is None:
             from pipelines.device import choose_device
             from pipelines.faces.detector import load_detector
@@ -165,10 +184,7 @@ class _Importer:
                 device=choose_device(self.options.device),
                 batch_size=self.options.batch_size,
             )
-        padded = [_pad(image) for image in images]
-        for image, faces in zip(images, self._detector.detect(padded), strict=True):
-            offset = np.array(_padding(image), dtype=np.float64)
-            yield replace(faces, boxes=faces.boxes - np.tile(offset, 2), landmarks=faces.landmarks - offset)
+        return self._detector
 
     def _align(self, image: Image, faces: Faces | None) -> _ImportedFace:
         if self.config.as_is:
@@ -212,64 +228,12 @@ class _ImportedFace:
         )
 
 
-def _group_videos(faces: Iterable[SourceFace]) -> list[SourceVideo]:
-    """Pictures by their `video` value, in order of first appearance; each with digests and one label."""
-    groups: dict[str, list[SourceFace]] = {}
-    for face in faces:
-        groups.setdefault(face.video or face.name, []).append(face)
-    if not groups:
-        raise DatasetError("the source holds no pictures")
-    videos = []
-    label_of: dict[str, tuple[str | None, str]] = {}
-    for name, members in groups.items():
-        about = _agreed(name, members)
-        row = VideoRow(
-            video_id="",
-            sha256="",
-            video_key=name,
-            path=name,
-            **vars(about),
-        )
-        pictures = [face.read() for face in members]
-        if all(pictures):
-            sha256 = digest_of_pictures(pictures)
-            earlier_label, earlier = label_of.setdefault(sha256, (about.label, name))
-            if earlier_label != about.label:
-                raise DatasetError(
-                    f"{earlier} and {name} are the same picture, labelled {earlier_label} and {about.label}; correct one"
-                )
-            row = replace(row, video_id=sha256[:16], sha256=sha256)
-        else:
-            missing = next(face.name for face, data in zip(members, pictures, strict=True) if not data)
-            row = replace(row, status="unreadable", error=f"{missing} is missing or empty; check the path")
-        videos.append(SourceVideo(row, tuple(members)))
-    return videos
-
-
-def _agreed(name: str, faces: Sequence[SourceFace]) -> VideoLabel:
-    """What is said of the video, in which all its faces agree but in who is seen: that may be several people."""
-    everybody = ";".join(dict.fromkeys(face.about.identity for face in faces if face.about.identity)) or None
-    said = {replace(face.about, identity=everybody) for face in faces}
-    for field in LABEL_FIELDS:
-        if len({getattr(about, field) for about in said}) > 1:
-            raise DatasetError(f"the faces of {name} differ in {field}; give each video one")
-    return said.pop()
-
-
-def _make_batches(videos: Iterable[SourceVideo]) -> Iterator[FaceBatch]:
-    batch: list[SourceVideo] = []
-    for video in videos:
-        if batch and sum(len(member.faces) for member in batch) + len(video.faces) > FACES_PER_PART:
-            yield _make_batch(batch)
-            batch = []
-        batch.append(video)
-    if batch:
-        yield _make_batch(batch)
-
-
-def _make_batch(videos: Sequence[SourceVideo]) -> FaceBatch:
-    content = "".join(video.row.sha256 for video in videos)
-    return FaceBatch(hashlib.sha256(content.encode()).hexdigest()[:16], tuple(videos))
+def _describe_unreadable(names: Sequence[str], num_pictures: int) -> str:
+    """What is said of a video with pictures that do not decode."""
+    if num_pictures == 1:
+        return f"{names[0]} is not a readable picture"
+    more = ", …" if len(names) > 1 else ""
+    return f"{len(names)} of {num_pictures} pictures are missing or not readable: {names[0]}{more}"
 
 
 def _outcomes(batch: FaceBatch, folder: StageFolder, failures: Mapping[str, BaseException]) -> Iterator[VideoRow]:
@@ -281,8 +245,8 @@ def _outcomes(batch: FaceBatch, folder: StageFolder, failures: Mapping[str, Base
     rows = Counter(read_table(path).column("video_id").to_pylist())
     unreadable = json.loads(read_note(path, "note") or "{}")
     for video in batch.videos:
-        error = unreadable.get(video.row.video_id)
-        yield replace(video.row, status="unreadable" if error else "ok", error=error, rows=rows[video.row.video_id])
+        error, num_rows = unreadable.get(video.row.video_id), rows[video.row.video_id]
+        yield replace(video.row, status="ok" if num_rows else "unreadable", error=error, rows=num_rows)
 
 
 def _with_outcome_of(row: VideoRow, outcomes: Mapping[str, VideoRow]) -> VideoRow:

@@ -13,8 +13,9 @@ from pipelines.scoring.score_notes import ScoreNote, read_note, remove_note
 from pipelines.scoring.settings import DIGITS
 from pipelines.shard_files import StageShard, command_for, join_rows, name_missing, read_all_shards
 from pipelines.shards import Shard
+from pipelines.stage_folder import StageFolder
 from pipelines.stage_lock import hold_stage
-from pipelines.stage_loop import StageFolder, StageSummary, write_manifests
+from pipelines.stage_loop import StageSummary, write_manifests
 
 ROW_TYPES = {"extract-frames": FrameRow, "detect-faces": FaceRow}
 """Stages that can be run in shards."""
@@ -60,20 +61,23 @@ def merge_stage(workspace: Path | str, stage: str) -> StageSummary:
         return StageSummary(stage, folder.root, rows, skipped=0)
 
 
-def merge_scores(paths: Sequence[Path | str], output: Path | str, *, overwrite: bool = False) -> MergedScores:
+def merge_scores(
+    paths: Sequence[Path | str], output: Path | str, *, overwrite: bool = False, excel_safe: bool = False
+) -> MergedScores:
     """Write the scores of all shards of one `predict` into one file, in the order of a run over everything.
 
     Args:
         paths: what `predict` has written with a shard each, in any order and format; the note `<name>.shard` of each lies
             beside it.
         output: .csv, .parquet or .json.
+        excel_safe: as for `predict`.
 
     Raises:
         ConfigError: a shard is missing or given twice, a file or its note is missing or changed, other weights, settings
             or inputs, or an output that holds something else.
     """
     files, output = [Path(path) for path in paths], Path(output)
-    check_score_path(output)
+    check_score_path(output, excel_safe=excel_safe)
     if not files:
         raise ConfigError("no scores to merge; name the file of every shard")
     if output.resolve() in [path.resolve() for path in files]:
@@ -85,7 +89,7 @@ def merge_scores(paths: Sequence[Path | str], output: Path | str, *, overwrite: 
     if not overwrite:  # an output of other settings or videos is refused as by `predict`
         journal = Journal.beside(output, notes[0].settings_sha256)
         finished_scores(output, journal, {name for row in rows for name in (row.video, row.sha256)})
-    write_scores(output, rows)
+    write_scores(output, rows, excel_safe=excel_safe)
     remove_note(output)
     return MergedScores(rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,10 +21,11 @@ from pipelines.scoring.score_notes import remove_note, write_note
 from pipelines.scoring.settings import Settings, resolve_settings
 from pipelines.scoring.video_score import VideoScore, write_details
 from pipelines.shard_files import Share, select_videos
-from pipelines.stage_loop import StageFolder, open_upstream
+from pipelines.stage_folder import StageFolder, open_upstream
 
 TASK = "predict"
 DETAILS_FORMAT = 2
+log = logging.getLogger(__name__)
 RowCallback = Callable[[ScoreRow], None]
 
 
@@ -51,6 +53,7 @@ def predict(
     *,
     splits: Sequence[str] = (),
     output: Path | None = None,
+    excel_safe: bool = False,
     details: Path | None = None,
     on_row: RowCallback = lambda _row: None,
     on_progress: ProgressCallback = ignore_progress,
@@ -63,6 +66,7 @@ def predict(
         inputs: files, folders, `.txt` lists or videos manifests.
         splits: of a videos manifest, take only these.
         output: where the rows go (.csv, .parquet or .json). An interrupted run with the same output and settings goes on.
+        excel_safe: of a .csv, put an apostrophe before text that a spreadsheet would take for a formula.
         details: folder for one Parquet file per video with a row per frame and face.
         on_row: called with each row as soon as it and all before it are known.
 
@@ -72,12 +76,11 @@ def predict(
         StorageError: the output could not be written.
     """
     config, options = config or PredictConfig(), options or RunOptions()
-    if output:
-        check_score_path(output)
+    check_score_path(output, excel_safe=excel_safe)
     settings = resolve_settings(config)
     found = find_inputs([inputs] if isinstance(inputs, (str, Path)) else inputs, splits=splits)
     videos = describe_inputs(found.files)
-    batch = _Batch(settings, options, output, details, on_row, on_progress)
+    batch = _Batch(settings, options, output, excel_safe, details, on_row, on_progress)
     summary = batch.run(videos, lambda video: VideoJob(Path(video.path)))
     return replace(summary, num_ignored=found.num_ignored)
 
@@ -89,6 +92,7 @@ def predict_faces(
     *,
     splits: Sequence[str] = (),
     output: Path | None = None,
+    excel_safe: bool = False,
     details: Path | None = None,
     on_row: RowCallback = lambda _row: None,
     on_progress: ProgressCallback = ignore_progress,
@@ -99,8 +103,7 @@ def predict_faces(
         ManifestError: no finished stage, or faces of another geometry than the checkpoint's.
     """
     config, options = config or PredictConfig(), options or RunOptions()
-    if output:
-        check_score_path(output)
+    check_score_path(output, excel_safe=excel_safe)
     _refuse_decoding_settings(config)
     folder, provenance = open_upstream(Path(workspace), "detect-faces")
     settings = resolve_settings(config, provenance)
@@ -114,7 +117,7 @@ def predict_faces(
         return CropsJob(Path(video.path), folder.root, rows, num_frames.get(video.video_id, 0), video.error)
 
     videos = folder.read_videos_of(splits)
-    return _Batch(settings, options, output, details, on_row, on_progress).run(videos, make_job)
+    return _Batch(settings, options, output, excel_safe, details, on_row, on_progress).run(videos, make_job)
 
 
 @dataclass
@@ -124,12 +127,15 @@ class _Batch:
     settings: Settings
     options: RunOptions
     output: Path | None
+    excel_safe: bool
     details: Path | None
     on_row: RowCallback
     on_progress: ProgressCallback
 
     def run(self, videos: Sequence[VideoRow], make_job: Callable[[VideoRow], Job]) -> PredictSummary:
         own = select_videos(videos, self.options.shard)
+        record = json.dumps(self.settings.to_record(), sort_keys=True)
+        log.debug("predict: %s", record)
         if self.output is None:
             return self._score_all(own, make_job, {}, journal=None)
         journal = Journal.beside(self.output, self.settings.sha256)
@@ -139,7 +145,7 @@ class _Batch:
                 journal.discard()
             finished = {} if self.options.overwrite else finished_scores(self.output, journal, inputs)
             summary = self._score_all(own, make_job, finished, journal)
-            write_scores(self.output, summary.rows)
+            write_scores(self.output, summary.rows, excel_safe=self.excel_safe, record=record)
             self._note_shard(self.output, videos)
             journal.finish()
         return summary

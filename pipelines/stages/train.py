@@ -16,22 +16,15 @@ from pipelines.data.faces import Face, default_cache_bytes, preview_self_blends
 from pipelines.data.groups import group_videos
 from pipelines.data.leaks import refuse_leaks
 from pipelines.data.splits import Split, is_usable, split_videos
+from pipelines.durable_files import remove_for_good, replace_atomically, storage_error
 from pipelines.errors import ConfigError, DatasetError, SettingsChangedError
 from pipelines.image_files import encode_image, join_images
-from pipelines.manifest import (
-    Provenance,
-    digest_json,
-    read_provenance,
-    read_table,
-    replace_atomically,
-    storage_error,
-    write_table,
-)
+from pipelines.manifest import Provenance, digest_json, read_provenance, read_table, write_table
 from pipelines.preprocessing import Preprocessing
 from pipelines.progress import Progress, ProgressCallback, ignore_progress
 from pipelines.records import LABELS, LANDMARK_NAMES, EpochRow, FaceRow, VideoRow, rows_to_table
+from pipelines.stage_folder import StageFolder, open_upstream
 from pipelines.stage_lock import hold_stage
-from pipelines.stage_loop import StageFolder, open_upstream
 from pipelines.training.config import TrainConfig, TrainOptions
 from pipelines.training.settings import list_settings
 from pipelines.weights_files import resolve_weights
@@ -278,6 +271,8 @@ def _open_run(workspace: Path, run: str, provenance: Provenance, *, overwrite: b
     folder = workspace / STAGE / run
     if overwrite and folder.exists():
         try:
+            for name in ("manifest.parquet", "last.state.pt"):  # first what the next run would go on from
+                remove_for_good(folder / name)
             shutil.rmtree(folder)
         except OSError as error:
             raise storage_error(error, folder) from error

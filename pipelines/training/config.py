@@ -10,7 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipelines.config import ALIGNED_SIZE_PX, DEFAULT_FRAMES, RunOptions, check, check_choices, check_crop_box
+from pipelines.config import (
+    ALIGNED_SIZE_PX,
+    DEFAULT_FRAMES,
+    MAX_INPUT_SIZE_PX,
+    RunOptions,
+    check,
+    check_choices,
+    check_crop_box,
+)
 from pipelines.errors import ConfigError
 from pipelines.models.multi_attention.config import PAPER, REFERENCE, MultiAttentionConfig
 from pipelines.training.settings import list_settings, replace_settings
@@ -222,6 +230,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("input_size", "epochs", "frames"):
             check(getattr(self, name) >= 1, name, "must be >= 1", getattr(self, name))
+        check(self.input_size <= MAX_INPUT_SIZE_PX, "input_size", f"must be <= {MAX_INPUT_SIZE_PX}", self.input_size)
         for name in ("backbone_epochs", "patience", "samples_per_epoch", "seed"):
             check(getattr(self, name) >= 0, name, "must be >= 0", getattr(self, name))
         check(

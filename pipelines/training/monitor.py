@@ -18,9 +18,9 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
+from pipelines.durable_files import replace_atomically
 from pipelines.errors import StorageError
 from pipelines.image_files import Image, encode_image
-from pipelines.manifest import replace_atomically
 from pipelines.records import EpochRow
 
 if TYPE_CHECKING:

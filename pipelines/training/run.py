@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import pickle
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from safetensors.torch import save as encode_safetensors
 
 from pipelines.checkpoint import CheckpointHeader, save_checkpoint
 from pipelines.data.faces import Face, FaceImages, default_cache_bytes
+from pipelines.durable_files import replace_atomically
 from pipelines.errors import ConfigError, ManifestError, TrainingDivergedError
-from pipelines.manifest import Provenance, replace_atomically
+from pipelines.manifest import Provenance
 from pipelines.models import build_model, model_config
 from pipelines.models.backbone import set_bn_momentum
 from pipelines.models.multi_attention.network import MultiAttentionDetector
@@ -235,6 +237,10 @@ def _restore(trainer: Trainer, path: Path) -> None:
         trainer.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except torch.OutOfMemoryError:
         raise
+    except pickle.UnpicklingError as error:
+        raise ManifestError(
+            f"{path} is damaged or holds code, which is never run; start the run again with --overwrite"
+        ) from error
     except Exception as error:  # torch reports damaged files with many types
         raise ManifestError(f"{path} can not be read ({error}); start the run again with --overwrite") from error
 

@@ -9,12 +9,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from pipelines.data.image_augmentation import (
-    Operation,
-    augment_image,
-    operations_of,
-    preview_augmentations,
-)
+from pipelines.data.image_augmentation import Operation, augment_image, operations_of, preview_augmentations
 from pipelines.errors import ConfigError
 from pipelines.image_files import SEPARATOR_PX
 from pipelines.preprocessing import resize_square

@@ -11,15 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipelines import (
-    CalibrateConfig,
-    ImportConfig,
-    PredictConfig,
-    RunOptions,
-    calibrate,
-    import_faces,
-    predict_faces,
-)
+from pipelines import CalibrateConfig, ImportConfig, PredictConfig, RunOptions, calibrate, import_faces, predict_faces
 from pipelines.checkpoint import read_header
 from pipelines.errors import CheckpointError, ConfigError, DatasetError
 from pipelines.scoring.calibration import Calibration, fit_temperature

@@ -29,7 +29,7 @@ from pipelines.manifest import read_provenance, write_table
 from pipelines.progress import ignore_progress
 from pipelines.records import VideoRow, rows_to_table
 from pipelines.scoring.calibration import write_calibrated_copy
-from pipelines.stage_loop import StageFolder
+from pipelines.stage_folder import StageFolder
 from tests.evaluation.tables import write_labels
 from tests.evaluation.test_evaluate import CALIBRATION
 from tests.support import encode_png

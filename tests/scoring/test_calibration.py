@@ -15,12 +15,7 @@ import pytest
 
 from pipelines.config import CalibrationMethod
 from pipelines.errors import CheckpointError, ConfigError, DatasetError
-from pipelines.scoring.calibration import (
-    Calibration,
-    choose_thresholds,
-    fit_calibration,
-    fit_temperature,
-)
+from pipelines.scoring.calibration import Calibration, choose_thresholds, fit_calibration, fit_temperature
 from pipelines.scoring.metrics import log_loss
 
 Floats = npt.NDArray[np.float64]

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import ImportConfig, RunOptions, import_faces
+from pipelines.data import face_batches
 from pipelines.errors import CheckpointError, DatasetError, SettingsChangedError
 from pipelines.faces.align import TEMPLATE
 from pipelines.image_files import decode_image, read_image
 from pipelines.manifest import read_provenance, read_table
 from pipelines.records import LANDMARK_NAMES, FaceRow, schema_of, table_to_rows
-from pipelines.stages import import_faces as stage_module
 from tests.support import (
     Image,
     encode_png,
@@ -245,6 +245,24 @@ def test_missing_pictures_are_told_apart_whatever_their_labels(tmp_path: Path, w
     assert len(_rows(work)) == 1
 
 
+@pytest.mark.parametrize("broken", [b"broken", b""])
+def test_a_picture_that_does_not_decode_costs_itself_and_not_its_video(
+    tmp_path: Path, work: Path, broken: bytes
+) -> None:
+    faces: list[dict[str, object]] = [
+        {"image": broken if n in (1, 3) else make_noise(n), "video": "whole" if n > 3 else "torn"} for n in range(6)
+    ]
+    summary = import_faces(write_faces_parquet(tmp_path / "f.parquet", faces), work, AS_IS)
+    assert [(video.path, video.status, video.rows, video.error) for video in summary.videos] == [
+        ("torn", "ok", 2, "2 of 4 pictures are missing or not readable: f.parquet#1, …"),
+        ("whole", "ok", 2, None),
+    ]
+    assert not summary.failures
+    assert [row.frame_index for row in _rows(work)] == [0, 2, 0, 1]
+    again = import_faces(tmp_path / "f.parquet", work, AS_IS)
+    assert again.skipped == 2 and again.videos == summary.videos
+
+
 def test_a_collection_of_broken_pictures_only_still_gives_rows(tmp_path: Path, work: Path) -> None:
     source = write_faces_parquet(tmp_path / "faces.parquet", [{"image": b"broken"}, {"image": b""}])
     summary = import_faces(source, work, AS_IS)
@@ -337,8 +355,8 @@ def test_a_source_of_no_known_kind_is_refused_with_what_to_pass(
 def test_a_part_holds_whole_videos_and_at_most_a_thousand_faces(
     tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert stage_module.FACES_PER_PART == 1000
-    monkeypatch.setattr(stage_module, "FACES_PER_PART", 3)
+    assert face_batches.FACES_PER_PART == 1000
+    monkeypatch.setattr(face_batches, "FACES_PER_PART", 3)
     sizes = {"a": 2, "b": 1, "c": 2, "d": 2, "e": 1}
     faces = [
         {"image": make_noise(n), "video": name} for n, (name, size) in enumerate(sizes.items()) for _ in range(size)
@@ -352,7 +370,7 @@ def test_a_part_holds_whole_videos_and_at_most_a_thousand_faces(
 def test_finished_parts_are_skipped_and_new_pictures_make_new_ones(
     tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage_module, "FACES_PER_PART", 2)
+    monkeypatch.setattr(face_batches, "FACES_PER_PART", 2)
     source = write_faces_parquet(tmp_path / "f.parquet", [{"image": make_noise(number)} for number in range(4)])
     assert import_faces(source, work, AS_IS).skipped == 0
     parts = modification_times((_stage(work) / "parts").iterdir())
@@ -367,7 +385,7 @@ def test_finished_parts_are_skipped_and_new_pictures_make_new_ones(
 def test_an_interrupted_import_goes_on_and_gives_the_same(
     tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage_module, "FACES_PER_PART", 2)
+    monkeypatch.setattr(face_batches, "FACES_PER_PART", 2)
     source = write_faces_parquet(tmp_path / "f.parquet", [{"image": make_noise(number)} for number in range(6)])
     import_faces(source, tmp_path / "undisturbed", AS_IS)
 

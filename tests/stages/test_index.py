@@ -18,7 +18,7 @@ from pipelines.errors import ConfigError, DatasetError, SettingsChangedError, St
 from pipelines.manifest import read_provenance
 from pipelines.progress import Progress
 from pipelines.records import SPLITS, VideoRow
-from pipelines.stage_loop import StageFolder
+from pipelines.stage_folder import StageFolder
 from tests.datasets.trees import make_video
 from tests.support import make_noise, modification_times, temporary_files
 from tests.synthetic import write_video

@@ -13,6 +13,7 @@ PooledNorm = Literal["none", "instance"]
 Padding = Literal["same", "static-380"]
 
 MAX_ATTENTIONS = 8
+MAX_DENSE_LAYERS = 64
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class MultiAttentionConfig:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if self.num_attentions > MAX_ATTENTIONS:
             raise ValueError(f"num_attentions must be <= {MAX_ATTENTIONS}, got {self.num_attentions}")
+        if self.dense_layers > MAX_DENSE_LAYERS:
+            raise ValueError(f"dense_layers must be <= {MAX_DENSE_LAYERS}, got {self.dense_layers}")
         for name in ("drop_path_rate", "attention_dropout", "final_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")

@@ -1,0 +1,115 @@
+"""Pictures of cropped faces as the videos that they belong to, and those in batches that are worked on as one part."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from pipelines.data.cropped_sources import SourceFace, digest_of_pictures
+from pipelines.data.labels import LABEL_FIELDS, VideoLabel
+from pipelines.errors import DatasetError
+from pipelines.records import VideoRow
+
+FACES_PER_PART = 1000
+
+
+@dataclass(frozen=True)
+class SourceVideo:
+    """The pictures that share one `video` value; a picture without one is a video of its own."""
+
+    row: VideoRow
+    faces: tuple[SourceFace, ...]
+
+
+@dataclass(frozen=True)
+class FaceBatch:
+    """Videos that share a part."""
+
+    part_id: str
+    videos: tuple[SourceVideo, ...]
+
+
+def group_videos(faces: Iterable[SourceFace]) -> list[SourceVideo]:
+    """Pictures by their `video` value, in order of first appearance; each with digests and one label.
+
+    Raises:
+        DatasetError: there are none, one picture has two labels, or the faces of one video differ in what is said of it.
+    """
+    groups: dict[str, list[SourceFace]] = {}
+    for face in faces:
+        groups.setdefault(face.video or face.name, []).append(face)
+    if not groups:
+        raise DatasetError("the source holds no pictures")
+    videos = []
+    label_of: dict[str, tuple[str | None, str]] = {}
+    for name, members in groups.items():
+        about = _agreed(name, members)
+        row = VideoRow(
+            video_id="",
+            sha256="",
+            video_key=name,
+            path=name,
+            **vars(about),
+        )
+        pictures = [data for face in members if (data := face.read())]
+        if pictures:
+            sha256 = digest_of_pictures(pictures)
+            earlier_label, earlier = label_of.setdefault(sha256, (about.label, name))
+            if earlier_label != about.label:
+                raise DatasetError(
+                    f"{earlier} and {name} are the same picture, labelled {earlier_label} and {about.label}; correct one"
+                )
+            row = replace(row, video_id=sha256[:16], sha256=sha256)
+        else:
+            row = replace(row, status="unreadable", error=f"{members[0].name} is missing or empty; check the path")
+        videos.append(SourceVideo(row, tuple(members)))
+    return videos
+
+
+def make_batches(videos: Iterable[SourceVideo]) -> Iterator[FaceBatch]:
+    """As many videos in a part as have `FACES_PER_PART` pictures, and at least one."""
+    batch: list[SourceVideo] = []
+    for video in videos:
+        if batch and sum(len(member.faces) for member in batch) + len(video.faces) > FACES_PER_PART:
+            yield _make_batch(batch)
+            batch = []
+        batch.append(video)
+    if batch:
+        yield _make_batch(batch)
+
+
+def split_batches(batches: Iterable[FaceBatch], chosen: Collection[str]) -> list[FaceBatch]:
+    """The batches, but those of the chosen parts video by video."""
+    divided: list[FaceBatch] = []
+    for batch in batches:
+        divided += [_make_batch([video]) for video in batch.videos] if batch.part_id in chosen else [batch]
+    return divided
+
+
+def split_where_begun(batches: Iterable[FaceBatch], is_finished: Callable[[str], bool]) -> list[FaceBatch]:
+    """As an earlier run has divided those that failed as a whole."""
+    batches = list(batches)
+    begun = [
+        batch.part_id
+        for batch in batches
+        if len(batch.videos) > 1
+        and not is_finished(batch.part_id)
+        and any(is_finished(_make_batch([video]).part_id) for video in batch.videos)
+    ]
+    return split_batches(batches, begun)
+
+
+def _agreed(name: str, faces: Sequence[SourceFace]) -> VideoLabel:
+    """What is said of the video, in which all its faces agree but in who is seen: that may be several people."""
+    everybody = ";".join(dict.fromkeys(face.about.identity for face in faces if face.about.identity)) or None
+    said = {replace(face.about, identity=everybody) for face in faces}
+    for field in LABEL_FIELDS:
+        if len({getattr(about, field) for about in said}) > 1:
+            raise DatasetError(f"the faces of {name} differ in {field}; give each video one")
+    return said.pop()
+
+
+def _make_batch(videos: Sequence[SourceVideo]) -> FaceBatch:
+    content = "".join(video.row.sha256 for video in videos)
+    return FaceBatch(hashlib.sha256(content.encode()).hexdigest()[:16], tuple(videos))
