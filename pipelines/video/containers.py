@@ -40,8 +40,6 @@ CONTAINER_OPTIONS: Final = {
 }
 # What a stream's header says is looked at below; FFmpeg itself refuses pictures that grow in the middle of the stream.
 DECODER_OPTIONS: Final = {"max_pixels": str(MAX_PIXELS)}
-# Damaged pictures are painted over, silently, unless an error is to end them; these decoders mark them, and then do not.
-MARKING_DECODERS: Final = ("mpeg1video", "mpeg2video")
 HEAD_BYTES: Final = 4096
 
 # Tags that are not UTF-8 must not stop a file from opening: up to PyAV 18 that has to be asked for, 19 has no such option.
@@ -108,8 +106,7 @@ def pick_video_stream(container: InputContainer, path: Path) -> VideoStream:
     if stream.codec_context is None:
         raise UnreadableError(f"{name} uses a codec that FFmpeg can not decode; convert it to H.264")
     refuse_giant(name, stream.width, stream.height)
-    marks = stream.codec_context.name in MARKING_DECODERS
-    stream.codec_context.options = DECODER_OPTIONS | ({} if marks else {"err_detect": "explode"})
+    stream.codec_context.options = dict(DECODER_OPTIONS)
     return stream
 
 

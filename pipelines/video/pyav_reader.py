@@ -21,10 +21,14 @@ from numpy.typing import NDArray
 from pipelines.errors import UnreadableError
 from pipelines.resources import num_threads
 from pipelines.video.containers import open_container, pick_video_stream, shown_name
+from pipelines.video.decoding import DamageMetError, decode_intact, decode_packets, set_strict
 from pipelines.video.packets import PacketScan, demux, scan_packets
 from pipelines.video.reader import Frame, Indices, VideoInfo, check_indices, rotate_clockwise
 
 MAX_FFMPEG_THREADS: Final = 16
+PASSED_OVER: Final = (
+    "pictures decode only where errors are passed over, so they may be damaged; copy it again from its source"
+)
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,16 @@ class Run:
     """Ascending frame indices."""
 
 
-class _DamageMetError(Exception):
-    """A picture does not decode."""
+@dataclass(frozen=True)
+class Way:
+    """How to decode."""
+
+    threads: int = 1
+    ends_at_damage: bool = False
+    is_strict: bool = True
+    """An error ends a picture; otherwise errors are passed over as far as that goes."""
+    keyframes_before: int = 0
+    """Keyframes by which decoding begins earlier than it has to: after a seek into an open GOP the first pictures fail."""
 
 
 class PyAVReader:
@@ -48,6 +60,7 @@ class PyAVReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._scan = scan_packets(path)
+        self._lenient_warning: str | None = None
 
     @property
     def info(self) -> VideoInfo:
@@ -61,8 +74,8 @@ class PyAVReader:
 
     @property
     def warning(self) -> str | None:
-        """What is wrong with a file that can still be read, or None."""
-        return self._scan.warning
+        """What is wrong with a file that can still be read, or None; complete when its frames were read."""
+        return "; ".join(filter(None, (self._scan.warning, self._lenient_warning))) or None
 
     def frames(self, indices: Indices) -> Iterator[Frame]:
         """Yield the frames at ascending `indices`; one that does not decode is left out.
@@ -74,6 +87,11 @@ class PyAVReader:
         for frame in self._read(wanted):
             last = frame.index
             yield frame
+        if wanted and last is None:
+            for frame in self._read_runs(wanted, Way(is_strict=False)):
+                last = frame.index
+                self._lenient_warning = PASSED_OVER
+                yield frame
         if wanted and last is None:
             name = shown_name(self._path)
             raise UnreadableError(f"{name}: none of the frames decodes; it is damaged or encrypted: copy it again")
@@ -90,39 +108,47 @@ class PyAVReader:
         self.close()
 
     def _read(self, wanted: list[int]) -> Iterator[Frame]:
-        """Frames as one thread decodes them: what several make of a damaged stretch depends on their number."""
+        """Frames as one thread decodes them that has seen what was before: of damage, others make other things."""
         last = -1
         try:
-            for frame in self._read_runs(wanted, _num_ffmpeg_threads()):
+            for frame in self._read_runs(wanted, Way(_num_ffmpeg_threads(), ends_at_damage=True)):
                 last = frame.index
                 yield frame
-        except _DamageMetError:
-            for frame in self._read_runs(wanted, threads=1):
-                if frame.index > last:
-                    yield frame
+        except DamageMetError:
+            yield from self._read_runs(wanted, Way(keyframes_before=1), after=last)
 
-    def _read_runs(self, wanted: list[int], threads: int) -> Iterator[Frame]:
-        waiting = plan_runs(self._scan, wanted, threads)
+    def _read_runs(self, wanted: list[int], way: Way, after: int = -1) -> Iterator[Frame]:
+        """The wanted frames with an index greater than `after`, decoded as if all were wanted."""
+        waiting = [run for run in plan_runs(self._scan, wanted, way.threads) if run.indices[-1] > after]
         with open_container(self._path) as container:
-            stream = _pick_stream(container, self._path, threads)
+            stream = _pick_stream(container, self._path, way)
             while waiting:
-                packets = self._seek(container, stream, waiting[0])
+                packets = self._seek(container, stream, waiting[0], way)
                 if packets is None:
                     break
-                yield from self._match(decode_packets(stream, packets), waiting.pop(0))
+                yield from self._match(self._decode(stream, packets, way), waiting.pop(0), after)
         if waiting:
             # The file does not seek: read all that is left in order, from a fresh start.
             rest = Run(keyframe=None, indices=tuple(index for run in waiting for index in run.indices))
             with open_container(self._path) as container:
-                stream = _pick_stream(container, self._path, threads)
-                yield from self._match(decode_packets(stream, demux(container, stream)), rest)
+                stream = _pick_stream(container, self._path, way)
+                yield from self._match(self._decode(stream, demux(container, stream), way), rest, after)
 
-    def _seek(self, container: InputContainer, stream: VideoStream, run: Run) -> Iterator[Packet[VideoStream]] | None:
+    def _decode(
+        self, stream: VideoStream, packets: Iterator[Packet[VideoStream]], way: Way
+    ) -> Iterator[VideoFrame | None]:
+        if way.ends_at_damage:
+            return decode_intact(stream, packets, tolerates_leading=not self._scan.is_matched_by_count)
+        return decode_packets(stream, packets)
+
+    def _seek(
+        self, container: InputContainer, stream: VideoStream, run: Run, way: Way
+    ) -> Iterator[Packet[VideoStream]] | None:
         """Packets from the run's keyframe or earlier, never later; None if the container can not go there."""
         if run.keyframe is None:
             return demux(container, stream)
-        pts = int(self._scan.keyframe_pts[run.keyframe])
-        dts = int(self._scan.keyframe_dts[run.keyframe])
+        keyframe = max(0, run.keyframe - way.keyframes_before)
+        pts, dts = int(self._scan.keyframe_pts[keyframe]), int(self._scan.keyframe_dts[keyframe])
         # Matroska's index holds pts, MP4's dts: a target that is too late for the file lands on a later keyframe.
         for target in (pts, dts):
             with suppress(av.FFmpegError, OSError):
@@ -133,13 +159,11 @@ class PyAVReader:
                     return chain([first], packets)
         return None
 
-    def _match(self, decoded: Iterator[VideoFrame | None], run: Run) -> Iterator[Frame]:
-        if self._scan.is_matched_by_count:
-            yield from self._match_by_count(decoded, run)
-        else:
-            yield from self._match_by_pts(decoded, run)
+    def _match(self, decoded: Iterator[VideoFrame | None], run: Run, after: int) -> Iterator[Frame]:
+        match = self._match_by_count if self._scan.is_matched_by_count else self._match_by_pts
+        yield from (self._convert(picture, index) for picture, index in match(decoded, run) if index > after)
 
-    def _match_by_pts(self, decoded: Iterator[VideoFrame | None], run: Run) -> Iterator[Frame]:
+    def _match_by_pts(self, decoded: Iterator[VideoFrame | None], run: Run) -> Iterator[tuple[VideoFrame, int]]:
         waiting = [(int(self.timestamps[index]), index) for index in reversed(run.indices)]
         for picture in decoded:
             if picture is None or picture.pts is None:
@@ -147,15 +171,15 @@ class PyAVReader:
             while waiting and waiting[-1][0] < picture.pts:
                 waiting.pop()
             if waiting and waiting[-1][0] == picture.pts:
-                yield self._convert(picture, waiting.pop()[1])
+                yield picture, waiting.pop()[1]
             if not waiting:
                 return
 
-    def _match_by_count(self, decoded: Iterator[VideoFrame | None], run: Run) -> Iterator[Frame]:
+    def _match_by_count(self, decoded: Iterator[VideoFrame | None], run: Run) -> Iterator[tuple[VideoFrame, int]]:
         wanted = set(run.indices)
         for index, picture in enumerate(decoded):
             if picture is not None and index in wanted:
-                yield self._convert(picture, index)
+                yield picture, index
             if index >= run.indices[-1]:
                 return
 
@@ -188,46 +212,12 @@ def plan_runs(scan: PacketScan, indices: Sequence[int], threads: int) -> list[Ru
     return [Run(keyframe=keyframe, indices=tuple(members)) for keyframe, members in runs]
 
 
-def decode_packets(stream: VideoStream, packets: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame | None]:
-    """Pictures in presentation order; None stands for one that does not decode or is not intact.
-
-    After a decoding error FFmpeg conceals what is missing with parts of older pictures, up to the next keyframe: those
-    pictures would pass for manipulated ones and are None too.
-
-    Raises:
-        _DamageMetError: there is such an error, and several threads decode.
-    """
-    is_alone = stream.codec_context.thread_count == 1
-    is_begun = is_broken = False
-    for packet in _read_packets(packets):
-        try:
-            pictures = stream.decode(packet)
-        except (av.FFmpegError, ValueError) as error:
-            is_broken = True
-            if not is_alone:
-                raise _DamageMetError from error
-            if is_begun:
-                yield None
-            continue
-        for picture in pictures:
-            is_begun = True
-            is_broken = is_broken and not picture.key_frame
-            if picture.is_corrupt and not is_alone:
-                raise _DamageMetError
-            yield None if is_broken or picture.is_corrupt else picture
-
-
-def _read_packets(packets: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream] | None]:
-    """Packets with content up to the first read error, then None, which makes a decoder give out what it holds."""
-    with suppress(av.FFmpegError, OSError):
-        yield from (packet for packet in packets if packet.size > 0)
-    yield None
-
-
-def _pick_stream(container: InputContainer, path: Path, threads: int) -> VideoStream:
+def _pick_stream(container: InputContainer, path: Path, way: Way) -> VideoStream:
     stream = pick_video_stream(container, path)
     stream.thread_type = "AUTO"
-    stream.codec_context.thread_count = threads
+    stream.codec_context.thread_count = way.threads
+    if way.is_strict:
+        set_strict(stream)
     return stream
 
 
