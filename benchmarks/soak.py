@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -72,7 +73,8 @@ def main() -> None:
 
 def make_videos(folder: Path, count: int) -> dict[str, str]:
     """Write `count` videos; the status that each should get, by name."""
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     bases = [encode(number) for number in range(min(NUM_BASES, count))]
     expected = {}
     for number in range(count):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipelines.errors import StorageError
 
-_NOT_FLUSHED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
+_NOT_FLUSHED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM)
 """How file systems, most of them on networks, say that they do not flush folders; or it may be written, but not read."""
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.errors import InputError, ManifestError
+from pipelines.video.image_header import read_image_size
+from pipelines.video.limits import MAX_PIXELS
 
 Image = npt.NDArray[np.uint8]
 PNG_COMPRESSION = 1
@@ -49,7 +51,10 @@ def read_image(path: Path) -> Image:
 
 
 def decode_image(data: bytes) -> Image | None:
-    """(H, W, 3) uint8 RGB from an encoded picture, or None if it does not decode."""
+    """(H, W, 3) uint8 RGB from an encoded picture, or None if it does not decode or is larger than any that is read."""
+    size_px = read_image_size(data)
+    if size_px is not None and size_px[0] * size_px[1] > MAX_PIXELS:
+        return None
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     except cv2.error:  # a header that claims more pixels than OpenCV allows

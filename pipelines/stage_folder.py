@@ -98,13 +98,26 @@ def open_stage(
 
 
 def _discard(folder: StageFolder) -> None:
-    """Remove a stage, first what says that it or an item is finished: a kill on the way must not leave that alone."""
+    """Empty a stage, first of what says that it or an item is finished: a kill on the way must not leave that alone.
+
+    The folder itself may be a link to another place; links in it are removed, and not followed.
+    """
     remove_for_good(folder.manifest_path)
     for inner in (folder.shards_folder, folder.parts_folder):
         if inner.is_dir():
-            shutil.rmtree(inner)
+            _remove(inner)
             sync_folder(folder.root)
-    shutil.rmtree(folder.root, ignore_errors=True)
+    remove_for_good(folder.videos_path)
+    if folder.root.is_dir():
+        for entry in folder.root.iterdir():
+            _remove(entry)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def open_upstream(workspace: Path, stage: str) -> tuple[StageFolder, Provenance]:

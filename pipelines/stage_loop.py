@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -155,7 +156,7 @@ def _remove_left_overs(folder: StageFolder) -> None:
     """What a run that was killed had in work, also of items that no later run was given."""
     for path in (*folder.root.glob(".*.tmp"), *folder.root.glob("*/.*.tmp")):
         shutil.rmtree(path, ignore_errors=True)
-        if path.is_file():
+        with suppress(StorageError):  # the stage is finished all the same
             remove_for_good(path)
 
 

@@ -256,6 +256,21 @@ def test_overwrite_discards_what_was_made_before(workspace: Path, worker: Worker
     assert read_provenance(folder.manifest_path).settings == {"frames": 64}
 
 
+@pytest.mark.parametrize("linked", [".", "parts"])
+def test_overwrite_discards_a_stage_that_is_a_link_or_holds_one(
+    workspace: Path, worker: Worker, tmp_path: Path, linked: str
+) -> None:
+    folder, _ = _run(workspace, ["a", "b"], worker)
+    place = folder.root / linked
+    elsewhere = place.rename(tmp_path / "elsewhere")
+    place.symlink_to(elsewhere, target_is_directory=True)
+    other = Provenance("extract-frames", 1, {"frames": 64})
+    folder, _ = _run(workspace, ["a"], worker, provenance=other, overwrite=True)
+    assert [path.name for path in folder.parts_folder.iterdir()] == ["a.parquet"]
+    assert read_provenance(folder.manifest_path) == other
+    assert folder.root.is_symlink() is (linked == ".")
+
+
 def test_a_workspace_that_can_not_be_made_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(StorageError, match="could not write .*extract-frames"):

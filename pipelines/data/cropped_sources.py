@@ -19,6 +19,7 @@ from pipelines.errors import DatasetError
 from pipelines.manifest import read_table
 from pipelines.records import VideoRow, table_to_rows
 from pipelines.video import KNOWN_IMAGE_SUFFIXES
+from pipelines.video.limits import MAX_IMAGE_BYTES
 
 IMAGE_COLUMNS = ("image", "image_jpeg")
 
@@ -169,7 +170,9 @@ def _reader_of(path: Path) -> Callable[[], bytes]:
 
 def _read_picture(path: Path) -> bytes:
     try:
-        return path.read_bytes() if path.is_file() else b""  # a pipe or a device would never end
+        # a pipe or a device would never end, and a file of many gigabytes is no picture
+        is_picture = path.is_file() and path.stat().st_size <= MAX_IMAGE_BYTES
+        return path.read_bytes() if is_picture else b""
     except (OSError, ValueError):  # nothing there, not ours to read, or a name that no file can have: its row says so
         return b""
 

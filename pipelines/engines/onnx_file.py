@@ -60,15 +60,15 @@ def read_onnx_header(path: Path) -> CheckpointHeader:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if HEADER_KEY not in metadata:
         raise CheckpointError(f"{path} has no preprocessing contract; pass an ONNX file made by: deepfake export")
-    if any(tensor.external_data for tensor in _tensors_in(model.graph)):
+    if any(tensor.external_data for part in (model.graph, *model.functions) for tensor in _tensors_in(part)):
         raise CheckpointError(f"{path} reads its weights from other files; pass an ONNX file made by: deepfake export")
     return parse_header(metadata[HEADER_KEY], path)
 
 
 def _tensors_in(graph: Any) -> Iterator[Any]:
-    """Weights and constants, also of branches and loops."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
+    """Weights and constants of a graph or of a function, also of branches and loops."""
+    yield from getattr(graph, "initializer", ())
+    for sparse in getattr(graph, "sparse_initializer", ()):
         yield from (sparse.values, sparse.indices)
     for attribute in (attribute for node in graph.node for attribute in node.attribute):
         yield from (attribute.t, *attribute.tensors)

@@ -22,7 +22,10 @@ from pipelines.weights_files import WeightsFile, resolve_weights
 log = logging.getLogger(__name__)
 DIGITS = 12
 """Of a digest, where people read it."""
-COMPUTING = ("deepfake", "torch", "numpy", "av", "decord", "opencv-python", "onnxruntime", "openvino")
+COMPUTING = (
+    "deepfake", "torch", "torchvision", "timm", "numpy", "av", "decord", "opencv-python", "opencv-python-headless",
+    "onnxruntime", "openvino",
+)  # fmt: skip
 """Packages of which another version may give other digits."""
 OVERRIDES = ("frames", "max_side", "min_score", "aggregate", "threshold")
 

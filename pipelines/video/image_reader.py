@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 from pipelines.errors import UnreadableError
 from pipelines.video.containers import shown_name
 from pipelines.video.image_header import read_image_size
-from pipelines.video.limits import MAX_PIXELS, refuse_giant
+from pipelines.video.limits import MAX_IMAGE_BYTES, refuse_giant
 from pipelines.video.reader import Frame, Indices, VideoInfo, check_indices
 
-MAX_IMAGE_BYTES: Final = 8 * MAX_PIXELS
-"""Four channels of 16 bits without compression."""
 TAIL_BYTES: Final = 65536
 
 

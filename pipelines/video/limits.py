@@ -9,6 +9,8 @@ from pipelines.errors import UnreadableError
 MAX_MEGAPIXELS: Final = 200
 PIXELS_PER_MEGAPIXEL: Final = 1_000_000
 MAX_PIXELS: Final = MAX_MEGAPIXELS * PIXELS_PER_MEGAPIXEL
+MAX_IMAGE_BYTES: Final = 8 * MAX_PIXELS
+"""Of a picture's file: four channels of 16 bits without compression."""
 
 
 def refuse_giant(name: str, width_px: int, height_px: int) -> None:

@@ -15,6 +15,10 @@ from pipelines.errors import UnreadableError
 # FFmpeg takes 24 bytes and more for each sample, and an index without a table claims any number of them in 20 bytes.
 FEW_SAMPLES: Final = 1_000_000
 MAX_UNPACKED_BYTES: Final = 2**26
+MAX_BOXES: Final = 5_000_000
+"""Hours of fragments of one frame each have fewer; a minute would be spent on looking at more."""
+MAX_DEPTH: Final = 12
+"""Of boxes in boxes; a track's index lies five deep."""
 OUTER_BOXES: Final = frozenset((
     b"cmov", b"dinf", b"edts", b"mdia", b"minf", b"moof", b"moov", b"mvex", b"stbl", b"traf", b"trak",
 ))  # fmt: skip
@@ -53,7 +57,7 @@ def refuse_bloated_index(path: Path, name: str) -> None:
 
 def _read_tracks(file: BinaryIO, size_bytes: int, name: str, *, is_unpacked: bool = False) -> Iterator[_Track]:
     track = _Track()
-    for kind, start, end in _walk(file, size_bytes):
+    for kind, start, end in _walk(file, size_bytes, name):
         file.seek(start)
         if kind in (b"trak", b"traf"):
             yield track
@@ -61,7 +65,7 @@ def _read_tracks(file: BinaryIO, size_bytes: int, name: str, *, is_unpacked: boo
         elif kind == b"cmvd":
             if is_unpacked:
                 raise UnreadableError(f"{name} has a packed index inside a packed index; convert it to MP4")
-            index = _unpack(file.read(end - start), name)
+            index = _unpack(file.read(min(end - start, MAX_UNPACKED_BYTES)), name)
             yield from _read_tracks(io.BytesIO(index), len(index), name, is_unpacked=True)
         else:
             _note(track, kind, file.read(16))
@@ -90,16 +94,21 @@ def _unpack(content: bytes, name: str) -> bytes:
         raise UnreadableError(
             f"{name} has an index that unfolds to {length} bytes, over {MAX_UNPACKED_BYTES}; convert it to MP4"
         )
+    if not length:  # to zlib, a limit of 0 is none
+        return b""
     try:
         return zlib.decompressobj().decompress(content[4:], length)
     except zlib.error:
         return b""
 
 
-def _walk(file: BinaryIO, size_bytes: int) -> Iterator[tuple[bytes, int, int]]:
+def _walk(file: BinaryIO, size_bytes: int, name: str) -> Iterator[tuple[bytes, int, int]]:
     """(type, first byte of the content, end) of all boxes, outer ones first; no box reaches beyond the one it lies in."""
-    position, ends = 0, [size_bytes]
+    position, ends, num_boxes = 0, [size_bytes], 0
     while position < size_bytes:
+        num_boxes += 1
+        if num_boxes > MAX_BOXES or len(ends) > MAX_DEPTH:
+            raise UnreadableError(f"{name} has boxes without end; it is damaged: copy it again from its source")
         while position >= ends[-1]:
             ends.pop()
         file.seek(position)

@@ -38,8 +38,9 @@ MISSING_SECONDS: Final = 0.5
 MISSING_SHARE: Final = 0.03
 # Reordering holds back 16 frames at most, and each thread of FFmpeg's default one more.
 MAX_PACKETS_TO_FIRST_FRAME: Final = 64
-# Recordings of broadcasts begin between two keyframes; in files of other kinds something has been lost.
-BEGINS_ANYWHERE: Final = ("mpegts",)
+# Recordings of broadcasts and of some cameras, and cuts of raw streams, begin between two keyframes; in files of other
+# kinds something has been lost.
+BEGINS_ANYWHERE: Final = ("mpegts", "mpeg", "mpegvideo", "wtv", "dhav", "h264", "hevc")
 VP8_SHOW_FRAME_BIT: Final = 0x10
 
 Int64Array = NDArray[np.int64]

@@ -218,6 +218,20 @@ def _unfolding_index(_folder: Path) -> bytes:
     return _box(b"ftyp", b"qt  " + bytes(4)) + _box_index(2**30, zlib.compress(bytes(2**25), 1))
 
 
+def _endless_index(_folder: Path) -> bytes:
+    """It claims nothing, which to zlib is no limit, and unfolds to a gigabyte."""
+    packer = zlib.compressobj(1)
+    packed = b"".join(packer.compress(bytes(2**24)) for _ in range(64)) + packer.flush()
+    return _box(b"ftyp", b"qt  " + bytes(4)) + _box_index(0, packed)
+
+
+def _nested_boxes(_folder: Path) -> bytes:
+    boxes = b""
+    for _ in range(64):
+        boxes = _box(b"moov", boxes)
+    return _box(b"ftyp", b"qt  " + bytes(4)) + boxes
+
+
 def _pack_index(index: bytes) -> bytes:
     return _box_index(len(index), zlib.compress(index))
 
@@ -269,6 +283,8 @@ BOMBS: dict[str, tuple[Make, str | int]] = {
     ),
     "packed.mov": (lambda folder: _packed(folder, _plain_mp4), NUM_FRAMES),
     "unfolding.mov": (_unfolding_index, "unfolds to 1073741824 bytes"),
+    "endless.mov": (_endless_index, "damaged"),
+    "nested.mov": (_nested_boxes, "boxes without end"),
     "long_times.mp4": (_long_times, CLAIMS),
 }
 """How each file is made, and the pattern of its refusal or the number of its frames that are read."""

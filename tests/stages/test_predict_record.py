@@ -25,7 +25,8 @@ def test_settings_and_versions_are_in_the_log_file_and_in_the_parquet(
     assert row.settings_sha256 == record["settings_sha256"] == digest_json(record["settings"])
     assert record["settings"]["checkpoint"] == row.model_sha256
     assert record["versions"]["python"] == platform.python_version()
-    assert record["versions"]["torch"] == version("torch")
+    for package in ("torch", "timm", "av", "numpy"):
+        assert record["versions"][package] == version(package)
     logged = next(line for line in log_file.read_text().splitlines() if "predict: {" in line)
     assert json.loads(logged[logged.index("{") :]) == record
     assert "settings_sha256" not in result.stderr
