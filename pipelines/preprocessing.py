@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Image = npt.NDArray[np.uint8]
+OPTIONAL = frozenset(("mirrored",))
+"""Fields that older contracts do not have; one that does not hold is left out, and digests stay what they were."""
 
 
 def _is_whole(value: Any) -> bool:
@@ -51,6 +53,7 @@ _RULES: Mapping[str, Callable[[Any], bool]] = {
     "frames": lambda value: _is_whole(value) and value >= 1,
     "aggregate": lambda value: value in get_args(Aggregate),
     "threshold": lambda value: _is_number(value) and 0 <= value <= 1,
+    "mirrored": lambda value: isinstance(value, bool),
 }
 """What each field must be, beside those that have one value only."""
 
@@ -78,6 +81,8 @@ class Preprocessing:
     frames: int = DEFAULT_FRAMES
     aggregate: str = "max-track"
     threshold: float = 0.5
+    mirrored: bool = False
+    """A face's probability is the mean of those of its input and of the mirrored one."""
 
     def __post_init__(self) -> None:
         check_crop_box(self.crop_box, self.aligned_size)
@@ -90,7 +95,7 @@ class Preprocessing:
             CheckpointError: a field is missing, unknown, or asks for what this program does not do.
         """
         known = {field.name for field in fields(cls)}
-        wrong = sorted(known ^ set(value))
+        wrong = sorted((known ^ set(value)) - OPTIONAL)
         if wrong:
             raise CheckpointError(f"the checkpoint's preprocessing contract has a missing or unknown field: {wrong[0]}")
         try:
@@ -104,7 +109,8 @@ class Preprocessing:
         return contract
 
     def to_json(self) -> dict[str, Any]:
-        return {key: list(item) if isinstance(item, tuple) else item for key, item in asdict(self).items()}
+        values = {key: list(item) if isinstance(item, tuple) else item for key, item in asdict(self).items()}
+        return {key: item for key, item in values.items() if key not in OPTIONAL or item}
 
     def check_supported(self) -> None:
         """Refuse what this program would silently do otherwise, and values that only fail when a video is scored."""

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from pipelines.checkpoint import FORMAT, load_checkpoint, read_header, save_checkpoint
 from pipelines.errors import CheckpointError, StorageError
 from pipelines.models import build_model
-from pipelines.preprocessing import Preprocessing
+from pipelines.preprocessing import OPTIONAL, Preprocessing
 from tests.conftest import CROP_BOX, INPUT_SIZE, TINY_NETWORK
 
 IMAGES = torch.rand(2, 3, INPUT_SIZE, INPUT_SIZE, generator=torch.Generator().manual_seed(1))
@@ -52,7 +52,7 @@ def test_the_header_says_everything_that_is_needed_to_use_the_weights(checkpoint
     contract = header.preprocessing
     assert (contract.crop_box, contract.input_size, contract.detector) == (CROP_BOX, INPUT_SIZE, str(detector_file))
     assert header.to_json()["class_names"] == ["real", "fake"]
-    assert set(header.to_json()["preprocessing"]) == {field.name for field in fields(Preprocessing)}
+    assert set(header.to_json()["preprocessing"]) | OPTIONAL == {field.name for field in fields(Preprocessing)}
     assert header.to_json()["format"] == FORMAT
 
 

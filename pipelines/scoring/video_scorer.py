@@ -113,6 +113,9 @@ class VideoScorer:
             InputError: the network gives something else.
         """
         probabilities = self.engine.classify(inputs)
+        if self.contract.mirrored:
+            mirrored = self.engine.classify([np.ascontiguousarray(image[:, ::-1]) for image in inputs])
+            probabilities = [(one + other) / 2 for one, other in zip(probabilities, mirrored, strict=True)]
         if len(probabilities) != len(inputs) or not all(0 <= probability <= 1 for probability in probabilities):
             raise InputError("the checkpoint gives no probabilities for these faces; use another one")
         return probabilities

@@ -25,6 +25,7 @@ CONTRACT = Preprocessing(
     frames=7,
     aggregate="mean",
     threshold=0.25,
+    mirrored=True,
 )
 FIELDS = [field.name for field in fields(Preprocessing)]
 
@@ -34,7 +35,13 @@ def test_a_contract_survives_json() -> None:
     assert Preprocessing.from_json(json.loads(json.dumps(Preprocessing().to_json()))) == Preprocessing()
 
 
-@pytest.mark.parametrize("name", FIELDS)
+def test_a_contract_of_before_mirrored_scores_is_read_and_keeps_its_digest() -> None:
+    older = {name: value for name, value in CONTRACT.to_json().items() if name != "mirrored"}
+    assert Preprocessing.from_json(older) == replace(CONTRACT, mirrored=False)
+    assert Preprocessing.from_json(older).to_json() == older
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if name != "mirrored"])
 def test_a_missing_field_is_named(name: str) -> None:
     value = CONTRACT.to_json()
     del value[name]
