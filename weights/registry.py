@@ -39,7 +39,7 @@ REGISTRY: dict[str, WeightsEntry] = {
         WeightsEntry(
             name="retinaface-mobilenet0.25",
             kind="detector",
-            sha256="7846cad73700e4b5bc31eeba6cbf1815973f25cfb6a1d201b7a9fee3c6bde12d",
+            sha256="a169012d0f87b7d8802ec5421738bf78716d614202ed3ecb39aee7b4404e31e8",
             licence=RESEARCH_LICENCE,
             description="default detector: RetinaFace MobileNet-0.25, trained here",
             file="retinaface-mobilenet0.25.safetensors",
@@ -48,7 +48,7 @@ REGISTRY: dict[str, WeightsEntry] = {
         WeightsEntry(
             name="multi-attention-default",
             kind="checkpoint",
-            sha256="15f7bf56cc733c22534c4c8136f5b86376864d0a63ef03548c7a24c34bc16d05",
+            sha256="28c71cb907489ca4bd9b0dbdd896d426738db116a56cf94482baafeb305f08b7",
             licence=RESEARCH_LICENCE,
             description="default checkpoint: multi-attention network on MobileNetV2 at 160 px, trained here",
             file="multi-attention-default.safetensors",

@@ -25,11 +25,15 @@ class ScoreNote:
     settings_sha256: str
     scores_sha256: str
     """Digest of the file that the note lies beside."""
+    record: str | None = None
+    """What `write_scores` puts into a Parquet file's metadata."""
 
 
-def write_note(output: Path, share: Share, *, model_sha256: str, settings_sha256: str) -> None:
+def write_note(
+    output: Path, share: Share, *, model_sha256: str, settings_sha256: str, record: str | None = None
+) -> None:
     """Write the note of a score file that is there."""
-    note = ScoreNote(share, model_sha256, settings_sha256, file_digest(output))
+    note = ScoreNote(share, model_sha256, settings_sha256, file_digest(output), record)
     with replace_atomically(_note_path(output)) as beside:
         beside.write_text(json.dumps(asdict(note)) + "\n", "utf-8")
 

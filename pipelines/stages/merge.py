@@ -89,7 +89,7 @@ def merge_scores(
     if not overwrite:  # an output of other settings or videos is refused as by `predict`
         journal = Journal.beside(output, notes[0].settings_sha256)
         finished_scores(output, journal, {name for row in rows for name in (row.video, row.sha256)})
-    write_scores(output, rows, excel_safe=excel_safe)
+    write_scores(output, rows, excel_safe=excel_safe, record=notes[0].record)
     remove_note(output)
     return MergedScores(rows)
 

@@ -146,17 +146,17 @@ class _Batch:
             finished = {} if self.options.overwrite else finished_scores(self.output, journal, inputs)
             summary = self._score_all(own, make_job, finished, journal)
             write_scores(self.output, summary.rows, excel_safe=self.excel_safe, record=record)
-            self._note_shard(self.output, videos)
+            self._note_shard(self.output, videos, record)
             journal.finish()
         return summary
 
-    def _note_shard(self, output: Path, videos: Sequence[VideoRow]) -> None:
+    def _note_shard(self, output: Path, videos: Sequence[VideoRow], record: str) -> None:
         """Say beside a shard's output what it is a part of."""
         if self.options.shard is None:
             remove_note(output)
             return
         share, model = Share.of(self.options.shard, videos), self.settings.checkpoint.sha256
-        write_note(output, share, model_sha256=model, settings_sha256=self.settings.sha256)
+        write_note(output, share, model_sha256=model, settings_sha256=self.settings.sha256, record=record)
 
     def _score_all(
         self,

@@ -37,12 +37,16 @@ def _undo_changes(folder: Path, pending: list[Change], rng: Random) -> None:
     """From the last to the first, so that each finds what it left."""
     numbers = Counter(change.folder for change in pending)
     undone = {inode: rng.choice((0, rng.randint(0, number), number)) for inode, number in numbers.items()}
+    back: dict[int, Path] = {}
+    """Removed folders that are there again."""
     for change in reversed(pending):
         if undone[change.folder]:
             undone[change.folder] -= 1
-            parent = _find_folder(folder, change.folder)
+            parent = back.get(change.folder) or _find_folder(folder, change.folder)
             if parent is not None:
                 _undo(change, parent)
+                if change.removed:
+                    back[change.removed] = parent / change.name
 
 
 def _find_folder(root: Path, inode: int) -> Path | None:

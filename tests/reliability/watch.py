@@ -12,7 +12,7 @@ import signal
 import stat
 import sys
 import threading
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,12 +33,14 @@ class Change:
     kind: str
     """The audit event."""
     folder: int
-    """Inode of the folder whose names change."""
+    """Inode of the folder whose names change; a negative number for one that was removed since: inodes are used again."""
     name: str
     new_name: str = ""
     """Of what is renamed."""
     kept: str = ""
     """A link to the file that the change takes away."""
+    removed: int = 0
+    """The number that changes in a removed folder carry from then on."""
 
 
 @dataclass
@@ -117,8 +119,17 @@ class Watch:
         if event == "os.rename":
             target = _path_of(arguments[1], arguments[3])
             self._record.pending.append(Change(event, folder, path.name, target.name, self._keep(target)))
+        elif event == "os.rmdir":
+            self._set_apart(path.stat().st_ino)
+            self._record.pending.append(Change(event, folder, path.name, removed=-self.count))
         else:
             self._record.pending.append(Change(event, folder, path.name, kept=self._keep(path)))
+
+    def _set_apart(self, inode: int) -> None:
+        """The changes in a folder that is about to go: another one may have its inode next."""
+        self._record.pending = [
+            replace(one, folder=-self.count) if one.folder == inode else one for one in self._record.pending
+        ]
 
     def _keep(self, path: Path) -> str:
         """A link to a file that is about to go."""

@@ -31,7 +31,7 @@ from tests.support import differences, encode_png, make_noise, temporary_files
 CALIBRATION = Calibration(
     method="temperature",
     aggregate="max-track",
-    real_below=0.3,
+    real_below=0.1,
     fake_from=0.8,
     target_fpr=0.05,
     target_fnr=0.1,
@@ -117,11 +117,14 @@ def test_each_of_three_verdicts_is_reached(
 
 @pytest.mark.parametrize(("step", "verdict"), [(-1e-3, "fake"), (1e-3, "real")])
 def test_a_threshold_of_the_users_own_inside_the_band_leaves_two_verdicts_and_the_calibrated_probability(
-    config: PredictConfig, raw: float, picture: Path, step: float, verdict: str
+    checkpoint: Path, raw: float, picture: Path, tmp_path: Path, step: float, verdict: str
 ) -> None:
     probability = _at_temperature_four(raw)
-    assert CALIBRATION.verdict(probability) == "uncertain"
-    (row,) = predict(picture, replace(config, threshold=probability + step)).rows
+    calibration = replace(CALIBRATION, real_below=probability / 2, fake_from=(probability + 1) / 2)
+    assert calibration.verdict(probability) == "uncertain"
+    write_calibrated_copy(checkpoint, tmp_path / "c.safetensors", calibration)
+    config = PredictConfig(checkpoint=str(tmp_path / "c.safetensors"), threshold=probability + step)
+    (row,) = predict(picture, config).rows
     assert (row.verdict, row.threshold) == (verdict, probability + step)
     assert row.fake_probability == pytest.approx(probability, abs=1e-9)
 
