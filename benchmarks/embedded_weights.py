@@ -23,7 +23,7 @@ import numpy as np
 
 from pipelines.evaluation.pictures import Series, draw_calibration
 from pipelines.evaluation.report import metric_titles
-from pipelines.inspection import inspect, read_manifest
+from pipelines.stages.inspect import inspect, read_manifest
 
 TEMPLATE = Path(__file__).with_name("results_template.md")
 CHECKPOINT = "multi-attention-default"

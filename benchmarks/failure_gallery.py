@@ -19,15 +19,16 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pipelines.checkpoint import load_checkpoint
+from pipelines.checkpoints.checkpoint import load_checkpoint
+from pipelines.checkpoints.preprocessing import Preprocessing, cut_input, to_network_input
 from pipelines.data.self_blending import blend_with_itself
 from pipelines.data.swap_imitation import imitate_swap
 from pipelines.evaluation.perturbations import PERTURBATIONS, perturb_image
 from pipelines.faces.align import AlignedFace, align_face
 from pipelines.faces.detector import load_detector
-from pipelines.image_files import Image, read_image
-from pipelines.preprocessing import Preprocessing, cut_input, to_network_input
+from pipelines.models import build_model
 from pipelines.scoring.calibration import Calibration
+from pipelines.system.image_files import Image, read_image
 from pipelines.video import open_video
 from pipelines.video.frames import ChosenFrames
 
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="multi-attention-default")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/images/failures.png")
     options = parser.parse_args()
-    checkpoint = load_checkpoint(options.checkpoint)
+    checkpoint = load_checkpoint(options.checkpoint, build_model)
     contract = checkpoint.header.preprocessing
     detector = load_detector(contract.detector, max_side=contract.max_side, min_score=contract.min_score)
     fit = checkpoint.header.calibration

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipelines.checkpoint import CheckpointHeader, save_checkpoint
+from pipelines.checkpoints.checkpoint import CheckpointHeader, save_checkpoint
+from pipelines.checkpoints.preprocessing import Preprocessing
 from pipelines.faces.detector import FaceDetector
 from pipelines.faces.retinaface import build_retinaface
 from pipelines.models import build_model, model_config
-from pipelines.models.folding import fold_batch_norms
-from pipelines.preprocessing import Preprocessing
+from pipelines.models.batch_norm_fusion import fold_batch_norms
 
 MAX_SIDE_PX = 960
 INPUT_PX = 380

@@ -11,14 +11,14 @@ import numpy as np
 
 from benchmarks.networks import make_resnet50, save_b4
 from pipelines import PredictConfig, RunOptions
+from pipelines.checkpoints.preprocessing import Preprocessing, cut_input
 from pipelines.config import EngineName, Precision
 from pipelines.engines.engine import load_engine
 from pipelines.faces.align import align_face
 from pipelines.faces.find import find_faces
-from pipelines.preprocessing import Preprocessing, cut_input
-from pipelines.read_ahead import read_ahead
 from pipelines.scoring.settings import resolve_settings
 from pipelines.scoring.video_scorer import VideoScorer, in_batches
+from pipelines.system.prefetch import read_ahead
 from pipelines.video import open_video
 from pipelines.video.frames import ChosenFrames
 

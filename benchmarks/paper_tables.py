@@ -23,18 +23,18 @@ import torch
 from paper_tables_page import Result, Row, write_page
 
 from pipelines import RunOptions, TrainConfig, detect_faces, extract_frames, make_train_config
-from pipelines.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
+from pipelines.checkpoints.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
+from pipelines.checkpoints.preprocessing import Preprocessing, cut_input, to_network_input
 from pipelines.data.faces import Face, FaceImages
-from pipelines.image_files import read_image, write_image
-from pipelines.manifest import read_table
-from pipelines.models import model_config
-from pipelines.preprocessing import Preprocessing, cut_input, to_network_input
+from pipelines.models import build_model, model_config
 from pipelines.records import LABELS, FaceRow, VideoRow
 from pipelines.scoring.metrics import roc_auc
+from pipelines.system.image_files import read_image, write_image
 from pipelines.training.loop import Trainer
 from pipelines.training.overlays import draw_attention_maps, stack_panels
 from pipelines.training.run import make_network
 from pipelines.training.validation import score_faces
+from pipelines.workspace.manifest import read_table
 
 log = logging.getLogger("paper_tables")
 ROOT = Path(__file__).parents[1]
@@ -211,7 +211,7 @@ def count_live_maps(results: Sequence[Result], data: Data, work: Path) -> list[R
     for result in results:
         name = f"{result.name}-{result.seed}"
         if name not in known:
-            network = load_checkpoint(str(work / f"{name}.safetensors")).network
+            network = load_checkpoint(str(work / f"{name}.safetensors"), build_model).network
             with torch.inference_mode():
                 maps = torch.cat([network(part).attention_maps for part in inputs.split(BATCH_SIZE)])
             peaks = maps.amax(dim=(2, 3))
@@ -257,7 +257,7 @@ def draw_figure(work: Path, contract: Preprocessing) -> Any:
     shown = [cut_input(crop, Preprocessing(crop_box=CROP_BOX, input_size=256)) for crop in crops]
     panels = []
     for row in FIGURE.values():
-        network = load_checkpoint(str(work / f"{row.name}-{SEEDS[0]}.safetensors")).network
+        network = load_checkpoint(str(work / f"{row.name}-{SEEDS[0]}.safetensors"), build_model).network
         with torch.inference_mode():
             maps = network(to_network_input(faces, contract)).attention_maps
         panels.append(draw_attention_maps(np.stack(shown), maps.numpy(), size_px=160))

@@ -21,10 +21,10 @@ from benchmarks.naive import NaivePipeline
 from benchmarks.networks import INPUT_PX, MAX_SIDE_PX, make_b4, make_resnet50, save_b4
 from benchmarks.ours import Embedded, decode, make_scorer
 from pipelines import ExtractConfig, extract_frames
+from pipelines.checkpoints.preprocessing import Preprocessing
 from pipelines.engines.engine import load_engine
-from pipelines.inputs import find_inputs
-from pipelines.preprocessing import Preprocessing
 from pipelines.video import open_video
+from pipelines.workspace.inputs import find_inputs
 
 FACES = 16
 FRAMES = 4

@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.manifest import Provenance, write_table
 from pipelines.records import FaceScoreRow, schema_of
+from pipelines.workspace.manifest import Provenance, write_table
 
 SHARE_OF_FAKES = 0.5
 METHODS = 4

@@ -23,10 +23,10 @@ import torch
 from embedded_weights import markdown_table
 
 from pipelines import PredictConfig, RunOptions, TrainOptions, make_train_config, predict_faces, train
-from pipelines.manifest import read_table
-from pipelines.progress import Progress
 from pipelines.records import VideoRow
 from pipelines.scoring.metrics import log_loss, roc_auc
+from pipelines.system.progress import Progress
+from pipelines.workspace.manifest import read_table
 
 TEMPLATE = Path(__file__).with_name("candidates_template.md")
 FILES = ("val", "val_other_people", "swap_pairs")

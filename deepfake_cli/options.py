@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines import shards
+from pipelines import config
 
 RUNNING = "How to run"
 LOGGING = "Messages"
@@ -38,9 +38,9 @@ Verify = Annotated[
     bool, typer.Option("--verify", help="Hash inputs again instead of trusting size and time.", rich_help_panel=RUNNING)
 ]
 Shard = Annotated[
-    shards.Shard | None,
+    config.Shard | None,
     typer.Option(
-        parser=shards.Shard.parse,
+        parser=config.Shard.parse,
         metavar="I/N",
         help="Only slice I of N of the videos, by their content; then: merge.",
         rich_help_panel=RUNNING,

@@ -12,7 +12,7 @@ from deepfake_cli.errors import EXIT_INCOMPLETE
 
 if TYPE_CHECKING:
     from pipelines.records import ScoreRow, VideoRow
-    from pipelines.stage_loop import StageSummary
+    from pipelines.workspace.run_loop import StageSummary
 
 
 def printable(text: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from pipelines.progress import Progress
+from pipelines.system.progress import Progress
 
 LINE_SECONDS = 30.0
 """Between two lines."""

@@ -20,23 +20,22 @@ if TYPE_CHECKING:
         PredictConfig,
         RunOptions,
     )
-    from pipelines.diagnosis.doctor import diagnose
     from pipelines.diagnosis.finding import Finding
-    from pipelines.evaluation.calibrate import calibrate
-    from pipelines.evaluation.evaluate import evaluate
-    from pipelines.inspection import inspect, read_manifest
-    from pipelines.shards import Shard
+    from pipelines.stages.calibrate import calibrate
     from pipelines.stages.detect_faces import detect_faces
+    from pipelines.stages.doctor import diagnose
+    from pipelines.stages.evaluate import evaluate
     from pipelines.stages.export import export
     from pipelines.stages.extract_frames import extract_frames
     from pipelines.stages.import_faces import import_faces
     from pipelines.stages.import_weights import import_weights
     from pipelines.stages.index import index_dataset
+    from pipelines.stages.inspect import inspect, read_manifest
     from pipelines.stages.merge import merge_scores, merge_stage
     from pipelines.stages.predict import predict, predict_faces
+    from pipelines.stages.pull_weights import PulledWeights, pull_weights
     from pipelines.stages.train import preview_augmentations, train
     from pipelines.training.config import TrainConfig, TrainOptions, make_train_config
-    from pipelines.weights_pull import PulledWeights, pull_weights
 
 _HOMES = {
     "CalibrateConfig": "config",
@@ -47,29 +46,29 @@ _HOMES = {
     "ImportConfig": "config",
     "IndexConfig": "config",
     "PredictConfig": "config",
-    "PulledWeights": "weights_pull",
+    "PulledWeights": "stages.pull_weights",
     "RunOptions": "config",
-    "Shard": "shards",
+    "Shard": "config",
     "TrainConfig": "training.config",
     "TrainOptions": "training.config",
-    "calibrate": "evaluation.calibrate",
+    "calibrate": "stages.calibrate",
     "detect_faces": "stages.detect_faces",
-    "diagnose": "diagnosis.doctor",
-    "evaluate": "evaluation.evaluate",
+    "diagnose": "stages.doctor",
+    "evaluate": "stages.evaluate",
     "export": "stages.export",
     "extract_frames": "stages.extract_frames",
     "import_faces": "stages.import_faces",
     "import_weights": "stages.import_weights",
     "index_dataset": "stages.index",
-    "inspect": "inspection",
+    "inspect": "stages.inspect",
     "make_train_config": "training.config",
     "merge_scores": "stages.merge",
     "merge_stage": "stages.merge",
     "predict": "stages.predict",
     "predict_faces": "stages.predict",
     "preview_augmentations": "stages.train",
-    "pull_weights": "weights_pull",
-    "read_manifest": "inspection",
+    "pull_weights": "stages.pull_weights",
+    "read_manifest": "stages.inspect",
     "train": "stages.train",
 }
 __all__ = [  # noqa: RUF022 - by kind

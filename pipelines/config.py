@@ -5,11 +5,15 @@ Every default of the command line lives here, or in `training/config.py` for `tr
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from pipelines.errors import ConfigError
-from pipelines.shards import Shard
+
+if TYPE_CHECKING:
+    from pipelines.records import VideoRow
 
 Decoder = Literal["auto", "pyav", "decord"]
 FrameFormat = Literal["png", "jpg"]
@@ -23,6 +27,8 @@ ProtocolName = Literal["paper", "deepfakebench", "sbi"]
 Perturbed = Literal["faces", "videos"]
 CalibrationMethod = Literal["temperature", "isotonic"]
 
+ID_DIGITS = 16
+"""Hexadecimal digits of a content's SHA-256 that identify a video."""
 DEFAULT_DETECTOR = "retinaface-mobilenet0.25"
 DEFAULT_CHECKPOINT = "multi-attention-default"
 DEFAULT_FRAMES = 32
@@ -35,6 +41,41 @@ ENGINE_PRECISIONS: dict[EngineName, tuple[Precision, ...]] = {
     "openvino": ("float32", "bf16"),
 }
 """What each engine computes in: the combinations of `--engine` and `--precision` that exist."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Slice `index` of `count`, counted from 1."""
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            raise ConfigError(f"shard must be i/n with i from 1 to n, got {self}")
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """From `2/3`.
+
+        Raises:
+            ConfigError: anything else.
+        """
+        match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+        if not match:
+            raise ConfigError(f"shard must be i/n, such as 2/3, got {text!r}")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def holds(self, video: VideoRow) -> bool:
+        """Whether the video belongs here: by its id alone, so that other videos beside it change nothing.
+
+        One that could not be read has no id and goes by its key.
+        """
+        digits = video.video_id or _digest_key(video.video_key)
+        return int(digits, 16) % self.count == self.index - 1
 
 
 @dataclass(frozen=True)
@@ -278,3 +319,7 @@ def check_choices(config: Any, prefix: str = "") -> None:
     wrong = find_wrong_choice(config)
     if wrong:
         raise ConfigError(prefix + wrong)
+
+
+def _digest_key(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "backslashreplace")).hexdigest()[:ID_DIGITS]

@@ -90,10 +90,10 @@ def checkpoint(
     """A checkpoint of a small network with random weights."""
     import torch
 
-    from pipelines.checkpoint import CheckpointHeader, save_checkpoint
+    from pipelines.checkpoints.checkpoint import CheckpointHeader, save_checkpoint
+    from pipelines.checkpoints.preprocessing import Preprocessing, resize_square, to_network_input
     from pipelines.models import build_model, model_config
-    from pipelines.preprocessing import Preprocessing, resize_square, to_network_input
-    from pipelines.weights_files import file_digest
+    from pipelines.system.file_digest import file_digest
 
     with torch.random.fork_rng():
         torch.manual_seed(0)

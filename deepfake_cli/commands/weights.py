@@ -25,7 +25,7 @@ class Layout(enum.StrEnum):
 @app.command("list")
 def list_weights() -> None:
     """Every known name with its kind, licence and whether it is part of the package or was pulled."""
-    from pipelines.weights_cache import is_pulled
+    from pipelines.checkpoints.cache import is_pulled
 
     width = max(len(name) for name in registry.REGISTRY)
     for entry in registry.REGISTRY.values():
@@ -60,9 +60,9 @@ def pull(
 @app.command()
 def verify() -> None:
     """Compare every embedded and every pulled file with its digest."""
+    from pipelines.checkpoints.cache import is_pulled
+    from pipelines.checkpoints.weights_files import resolve_weights
     from pipelines.errors import CheckpointError
-    from pipelines.weights_cache import is_pulled
-    from pipelines.weights_files import resolve_weights
 
     damaged = False
     for entry in registry.REGISTRY.values():
@@ -81,7 +81,7 @@ def verify() -> None:
 @app.command()
 def path(name: Annotated[str, typer.Argument(help="A registry name.")]) -> None:
     """Print where an embedded or pulled file lies."""
-    from pipelines.weights_files import resolve_weights
+    from pipelines.checkpoints.weights_files import resolve_weights
 
     typer.echo(str(resolve_weights(name, kind=_find(name).kind).path))
 

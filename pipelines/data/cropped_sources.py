@@ -13,13 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.csv_text import read_lines
-from pipelines.data.labels import LABEL_FIELDS, VideoLabel, label_and_split_in, to_label
 from pipelines.errors import DatasetError
-from pipelines.manifest import read_table
 from pipelines.records import VideoRow, table_to_rows
+from pipelines.system.csv_text import read_lines
+from pipelines.system.image_limits import MAX_IMAGE_BYTES
 from pipelines.video import KNOWN_IMAGE_SUFFIXES
-from pipelines.video.limits import MAX_IMAGE_BYTES
+from pipelines.workspace.labels import LABEL_FIELDS, VideoLabel, label_and_split_in, to_label
+from pipelines.workspace.manifest import read_table
 
 IMAGE_COLUMNS = ("image", "image_jpeg")
 

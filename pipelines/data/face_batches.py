@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.data.cropped_sources import SourceFace, digest_of_pictures
-from pipelines.data.labels import LABEL_FIELDS, VideoLabel
 from pipelines.errors import DatasetError
 from pipelines.records import VideoRow
+from pipelines.workspace.labels import LABEL_FIELDS, VideoLabel
 
 FACES_PER_PART = 1000
 

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.checkpoints.preprocessing import Preprocessing, cut_input, resize_square
 from pipelines.data.face_hull import face_frame
 from pipelines.data.self_blending import ROOM_PX, blend_with_itself, draw_source_and_target
 from pipelines.data.swap_imitation import imitate_swap
 from pipelines.errors import ConfigError
 from pipelines.faces.align import Points, template_points
-from pipelines.image_files import join_images, read_image
-from pipelines.preprocessing import Preprocessing, cut_input, resize_square
+from pipelines.system.image_files import join_images, read_image
 
 Image = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]

@@ -28,7 +28,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as kernels
 
 from pipelines.errors import ConfigError
-from pipelines.image_files import Image, join_images
+from pipelines.system.image_files import Image, join_images
 
 ERASED_ASPECT_MAX = 2.0
 """Erased rectangles are at most this many times longer than wide."""

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from pipelines.data.face_hull import draw_outline, face_frame, outline_points
 from pipelines.faces.align import Points, apply_transform, template_points
-from pipelines.image_files import Image
+from pipelines.system.image_files import Image
 
 Mask = npt.NDArray[np.float32]
 RATIOS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)

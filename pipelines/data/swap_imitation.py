@@ -26,7 +26,7 @@ from pipelines.data.self_blending import (
     mix,
 )
 from pipelines.faces.align import Points, apply_transform
-from pipelines.image_files import Image
+from pipelines.system.image_files import Image
 
 RATIOS = (0.75, 1.0, 1.0, 1.0)
 BEND_GRID = 6

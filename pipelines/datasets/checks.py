@@ -14,8 +14,8 @@ from pipelines.data.cropped_sources import digest_of_pictures
 from pipelines.data.leaks import EXAMPLES, NAMES, find_leaks
 from pipelines.datasets.dataset import Dataset, Finding, FindingKind, Listing
 from pipelines.errors import InputError, StorageError, UnreadableError, describe_failure
-from pipelines.progress import Progress, ProgressCallback, ignore_progress
 from pipelines.records import SPLITS, VideoRow
+from pipelines.system.progress import Progress, ProgressCallback, ignore_progress
 
 log = logging.getLogger(__name__)
 Outcome = Literal["ok", "note", "failed"]
@@ -138,7 +138,7 @@ def _inspect_video(video: VideoRow, digest_of: Callable[[Path], str]) -> VideoRo
 
 def _inspect_folder(video: VideoRow) -> VideoRow:
     """With the digest that `import-faces` gives it: of its pictures in the order of their names."""
-    from pipelines.image_files import decode_image
+    from pipelines.system.image_files import decode_image
     from pipelines.video import KNOWN_IMAGE_SUFFIXES
 
     folder = Path(video.path)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.csv_text import read_lines
-from pipelines.data.labels import LABEL_FIELDS, VideoLabel, to_label
 from pipelines.datasets.dataset import Dataset, Finding, Listing
 from pipelines.datasets.layout import absolute
 from pipelines.errors import DatasetError
-from pipelines.inputs import InputFile, make_video_keys
 from pipelines.records import VideoRow
+from pipelines.system.csv_text import read_lines
+from pipelines.workspace.inputs import InputFile, make_video_keys
+from pipelines.workspace.labels import LABEL_FIELDS, VideoLabel, to_label
 
 NAME = "csv"
 COLUMNS = f"path,label[,{','.join(LABEL_FIELDS[1:])}]"

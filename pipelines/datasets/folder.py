@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from pipelines.data.labels import label_and_split_in
 from pipelines.datasets.dataset import Dataset, Finding, Listing
 from pipelines.datasets.layout import absolute, name_some, no_layout, not_listed, videos_in
-from pipelines.inputs import InputFile, make_video_keys
 from pipelines.records import VideoRow
+from pipelines.workspace.inputs import InputFile, make_video_keys
+from pipelines.workspace.labels import label_and_split_in
 
 NAME = "folder"
 

@@ -80,7 +80,7 @@ def estimate_job(inputs: Sequence[str | Path], workspace: Path | None = None) ->
         ConfigError: no videos were found.
     """
     from pipelines.errors import UnreadableError
-    from pipelines.inputs import find_inputs
+    from pipelines.workspace.inputs import find_inputs
 
     files = find_inputs(inputs, workspace=workspace).files
     num_videos = num_frames = pixels = 0
@@ -99,8 +99,8 @@ def estimate_job(inputs: Sequence[str | Path], workspace: Path | None = None) ->
 def _measure(path: Path) -> tuple[int, int]:
     """Frames that would be taken of a video or image, and pixels of each."""
     from pipelines.errors import UnreadableError
+    from pipelines.system.image_header import is_image, read_image_size
     from pipelines.video.containers import open_container, pick_video_stream, read_head
-    from pipelines.video.image_header import is_image, read_image_size
 
     if is_image(read_head(path)):
         size = read_image_size(path.read_bytes())

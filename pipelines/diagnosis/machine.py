@@ -12,7 +12,7 @@ from pipelines.diagnosis.child import shorten
 from pipelines.diagnosis.finding import Finding
 from pipelines.diagnosis.packages import DEEPFAKE
 from pipelines.diagnosis.probes import DECODERS
-from pipelines.resources import CGROUP, bound_cores, read_cpu_limit
+from pipelines.system.resources import CGROUP, bound_cores, read_cpu_limit
 
 
 def check_python() -> list[Finding]:

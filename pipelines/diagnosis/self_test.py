@@ -55,9 +55,9 @@ def run_self_test(clip: Path | None = None) -> dict[str, Any]:
         clip: one with a face. None: the example clip, or, where there is none beside the packages, a drawn one.
     """
     from pipelines.config import PredictConfig
-    from pipelines.device import choose_device
     from pipelines.stages.export import EXAMPLE_CLIP
     from pipelines.stages.predict import predict
+    from pipelines.system.device import choose_device
 
     device = choose_device("auto")
     if clip is None and EXAMPLE_CLIP.is_file():
@@ -100,13 +100,14 @@ def compare_with_plain_code(device: Any) -> float:
     """
     import numpy as np
 
-    from pipelines.checkpoint import load_checkpoint
+    from pipelines.checkpoints.checkpoint import load_checkpoint
+    from pipelines.checkpoints.preprocessing import to_network_input
     from pipelines.config import DEFAULT_CHECKPOINT, DEFAULT_DETECTOR
     from pipelines.faces.detector import load_detector
-    from pipelines.preprocessing import to_network_input
+    from pipelines.models import build_model
     from pipelines.stages.export import make_random_inputs
 
-    checkpoint = load_checkpoint(DEFAULT_CHECKPOINT)
+    checkpoint = load_checkpoint(DEFAULT_CHECKPOINT, build_model)
     contract = checkpoint.header.preprocessing
     images = to_network_input(make_random_inputs(contract.input_size), contract)
     detector = load_detector(DEFAULT_DETECTOR).network

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import weights as registry
+from pipelines.checkpoints.cache import cache_folder, is_pulled
+from pipelines.checkpoints.weights_files import resolve_weights
 from pipelines.diagnosis.finding import Finding
 from pipelines.errors import CheckpointError
-from pipelines.weights_cache import cache_folder, is_pulled
-from pipelines.weights_files import resolve_weights
 from weights import WeightsEntry
 
 SHOWN_DIGITS = 12

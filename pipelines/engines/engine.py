@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipelines.checkpoints.preprocessing import Preprocessing
 from pipelines.config import EngineName, Precision, check_engine
-from pipelines.preprocessing import Preprocessing
 
 Image = npt.NDArray[np.uint8]
 

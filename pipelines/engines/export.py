@@ -10,7 +10,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from pipelines.checkpoint import Checkpoint, load_checkpoint
+from pipelines.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from pipelines.checkpoints.preprocessing import Preprocessing
+from pipelines.checkpoints.weights_files import resolve_weights
 from pipelines.engines.onnx_file import (
     INPUT,
     OUTPUT,
@@ -22,8 +24,7 @@ from pipelines.engines.onnx_file import (
     write_metadata,
 )
 from pipelines.errors import CheckpointError, ConfigError
-from pipelines.preprocessing import Preprocessing
-from pipelines.weights_files import resolve_weights
+from pipelines.models import build_model
 
 EXAMPLE_BATCH = 2
 """A batch of one would be taken for a fixed size."""
@@ -65,7 +66,7 @@ def load_onnx(checkpoint: str, *, package: str) -> bytes:
         read_onnx_header(path)
         return path.read_bytes()
     log.info("making the ONNX model of %s; to do it once: deepfake export, then --checkpoint FILE.onnx", checkpoint)
-    return export_onnx(load_checkpoint(checkpoint))
+    return export_onnx(load_checkpoint(checkpoint, build_model))
 
 
 def export_onnx(checkpoint: Checkpoint) -> bytes:

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipelines.checkpoint import CheckpointHeader, parse_header
+from pipelines.checkpoints.checkpoint import CheckpointHeader, parse_header
 from pipelines.errors import CheckpointError, ConfigError
 
 SUFFIX = ".onnx"

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipelines.checkpoint import load_checkpoint
+from pipelines.checkpoints.checkpoint import load_checkpoint
+from pipelines.checkpoints.preprocessing import Preprocessing, to_network_input
 from pipelines.config import Precision
-from pipelines.models.folding import try_fold
-from pipelines.preprocessing import Preprocessing, to_network_input
+from pipelines.models import build_model
+from pipelines.models.batch_norm_fusion import try_fold
 
 Image = npt.NDArray[np.uint8]
 
@@ -29,7 +30,7 @@ class TorchEngine:
         """
         size = contract.input_size
         noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
-        folded = try_fold(load_checkpoint(checkpoint).network, to_network_input([noise], contract))
+        folded = try_fold(load_checkpoint(checkpoint, build_model).network, to_network_input([noise], contract))
         self.network = folded.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.contract = contract
         self.device = device

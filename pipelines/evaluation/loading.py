@@ -21,8 +21,8 @@ from pipelines.evaluation.sources import (
     read_labelled,
     read_score_file,
 )
-from pipelines.progress import ProgressCallback
-from pipelines.stage_folder import open_upstream
+from pipelines.system.progress import ProgressCallback
+from pipelines.workspace.folder import open_upstream
 
 
 @dataclass(frozen=True)

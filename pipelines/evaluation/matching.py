@@ -9,9 +9,9 @@ from pathlib import PurePath
 
 import numpy as np
 
-from pipelines.data.labels import slashed
 from pipelines.errors import DatasetError
 from pipelines.evaluation.sources import LabelledVideo, RawScores, without_suffix
+from pipelines.workspace.labels import slashed
 
 Index = Mapping[str, Sequence[int]]
 

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 
 from pipelines.config import check, check_choices
-from pipelines.durable_files import replace_atomically
-from pipelines.image_files import Image
+from pipelines.system.atomic_files import replace_atomically
+from pipelines.system.image_files import Image
 from pipelines.video import Frame, VideoReader, open_video
 
 Kind = Literal["jpeg", "h264", "downscale", "blur", "noise", "brightness"]

@@ -17,11 +17,11 @@ from pipelines.evaluation.perturbations import PERTURBATIONS, Perturbation, pert
 from pipelines.evaluation.robustness import CLEAN, PerturbedFaces, score_perturbed
 from pipelines.evaluation.scoring import join_rows
 from pipelines.evaluation.sources import FaceColumns, RawScores, read_details
-from pipelines.manifest import read_provenance
-from pipelines.progress import Progress, ProgressCallback
 from pipelines.records import VideoRow
-from pipelines.stage_folder import StageFolder
 from pipelines.stages.predict import predict
+from pipelines.system.progress import Progress, ProgressCallback
+from pipelines.workspace.folder import StageFolder
+from pipelines.workspace.manifest import read_provenance
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from pipelines.durable_files import replace_atomically
 from pipelines.evaluation.scored import Floats
 from pipelines.scoring.metrics import expected_calibration_error, reliability_bins, roc_auc, roc_curve
+from pipelines.system.atomic_files import replace_atomically
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Of Okabe and Ito (2008): told apart also by people who are colour-blind. Yellow is left out: too faint on white."""

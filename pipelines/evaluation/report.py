@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.durable_files import replace_atomically, storage_error
 from pipelines.errors import ConfigError
 from pipelines.evaluation.bootstrap import Estimate
 from pipelines.evaluation.measuring import LEVELS, Section
 from pipelines.evaluation.perturbations import Perturbation
 from pipelines.evaluation.protocols import Protocol
+from pipelines.system.atomic_files import replace_atomically, storage_error
 
 REPORT_SUFFIXES = (".json", ".md")
 COLUMN_TITLES = {"video": "video", "video_all": "video, 0.5 for those without a score", "frame": "frame"}

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.checkpoints.preprocessing import Preprocessing, cut_input
 from pipelines.config import PredictConfig, RunOptions
 from pipelines.evaluation.perturbations import Perturbation, perturb_image
 from pipelines.evaluation.scored import Floats, Integers, Texts
-from pipelines.image_files import Image, read_image
-from pipelines.manifest import read_table
-from pipelines.preprocessing import Preprocessing, cut_input
-from pipelines.progress import Progress, ProgressCallback, ignore_progress
-from pipelines.read_ahead import read_ahead
 from pipelines.records import FaceRow, table_to_rows
 from pipelines.scoring.settings import resolve_settings
 from pipelines.scoring.video_scorer import VideoScorer, in_batches
-from pipelines.stage_folder import StageFolder, open_upstream
+from pipelines.system.image_files import Image, read_image
+from pipelines.system.prefetch import read_ahead
+from pipelines.system.progress import Progress, ProgressCallback, ignore_progress
+from pipelines.workspace.folder import StageFolder, open_upstream
+from pipelines.workspace.manifest import read_table
 
 TASK = "robustness"
 CLEAN = "clean"

@@ -10,15 +10,15 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from pipelines.checkpoint import read_header
+from pipelines.checkpoints.checkpoint import read_header
+from pipelines.checkpoints.weights_files import resolve_weights
 from pipelines.config import ImportConfig, PredictConfig, RunOptions
 from pipelines.errors import DatasetError
 from pipelines.evaluation.sources import RawScores, read_details
-from pipelines.progress import ProgressCallback
 from pipelines.records import ScoreRow
 from pipelines.stages.import_faces import import_faces
 from pipelines.stages.predict import predict_faces
-from pipelines.weights_files import resolve_weights
+from pipelines.system.progress import ProgressCallback
 
 
 @contextmanager

@@ -15,7 +15,6 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from pipelines.data.cropped_sources import IMAGE_COLUMNS
-from pipelines.data.labels import VideoLabel, label_and_split_in, read_label_rows, slashed
 from pipelines.errors import ConfigError, DatasetError
 from pipelines.evaluation.scored import Floats, Integers
 from pipelines.evaluation.tables import (
@@ -29,9 +28,10 @@ from pipelines.evaluation.tables import (
     refuse_other_tables,
     single_value,
 )
-from pipelines.manifest import read_table
 from pipelines.records import FaceScoreRow, VideoRow, schema_of, table_to_rows
 from pipelines.scoring.calibration import Calibration
+from pipelines.workspace.labels import VideoLabel, label_and_split_in, read_label_rows, slashed
+from pipelines.workspace.manifest import read_table
 
 SourceKind = Literal["scores", "details", "workspace", "crops"]
 FACE_COLUMNS = ("video", "video_key", "sha256", "frame_index", "track", "x0_px", "y0_px", "x1_px", "y1_px",

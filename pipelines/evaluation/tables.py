@@ -15,10 +15,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.csv_text import restore
 from pipelines.errors import ConfigError, ManifestError
 from pipelines.evaluation.scored import Floats
-from pipelines.manifest import note_in, provenance_in
+from pipelines.system.csv_text import restore
+from pipelines.workspace.manifest import note_in, provenance_in
 
 SCORE_COLUMNS = ("video", "video_key", "sha256", "status", "fake_probability", "threshold", "model",
                  "model_sha256", "settings_sha256")  # fmt: skip

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
+from pipelines.checkpoints.weights_files import read_state, resolve_weights
 from pipelines.config import Precision
 from pipelines.errors import CheckpointError
 from pipelines.faces.anchors import anchors_for, decode_boxes, decode_landmarks
 from pipelines.faces.retinaface import INPUT_NORMS, NetworkName, build_retinaface
-from pipelines.models.folding import try_fold
-from pipelines.weights_files import read_state, resolve_weights
+from pipelines.models.batch_norm_fusion import try_fold
 
 NMS_IOU = 0.4
 MAX_CANDIDATES = 2000

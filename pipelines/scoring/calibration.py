@@ -15,12 +15,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.checkpoint import read_header, save_checkpoint
+from pipelines.checkpoints.checkpoint import read_header, save_checkpoint
+from pipelines.checkpoints.weights_files import read_state
 from pipelines.config import Aggregate, CalibrationMethod, check, check_choices
 from pipelines.errors import CheckpointError, ConfigError, DatasetError
 from pipelines.scoring.isotonic import Block, join_cheapest, pool_violators
 from pipelines.scoring.metrics import PROBABILITY_CLIP, expected_calibration_error
-from pipelines.weights_files import read_state
 
 Verdict = Literal["real", "uncertain", "fake"]
 Floats = npt.NDArray[np.float64]

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.config import RunOptions
-from pipelines.crew import Crew, Limits, Lost, choose_count
 from pipelines.errors import ConfigError, DeepfakeError, StorageError, UnreadableError, describe_failure
 from pipelines.records import FaceRow
 from pipelines.scoring.settings import Settings
 from pipelines.scoring.video_score import VideoScore
+from pipelines.system.worker_pool import Limits, Lost, WorkerPool, choose_count
 
 if TYPE_CHECKING:
     from pipelines.scoring.video_scorer import VideoScorer
@@ -65,7 +65,7 @@ class Scoring:
         """The place of each job with its score, as they are done: in processes of their own where the options say so.
 
         Raises:
-            DeepfakeError: the networks can not be loaded; see also `Crew.run`.
+            DeepfakeError: the networks can not be loaded; see also `WorkerPool.run`.
         """
         if not self.options.isolate:
             for place, job in enumerate(jobs):
@@ -73,8 +73,8 @@ class Scoring:
             return
         count = choose_count(self.options.workers, len(jobs), self.options.device)
         limits = Limits(self.options.timeout_seconds, self.options.max_memory_mb)
-        crew = Crew[Job, VideoScore](partial(_load, self.settings, self.options), count, limits)
-        with closing(crew.run(jobs)) as results:
+        pool = WorkerPool[Job, VideoScore](partial(_load, self.settings, self.options), count, limits)
+        with closing(pool.run(jobs)) as results:
             for place, result in results:
                 yield place, VideoScore("failed", error=result.reason) if isinstance(result, Lost) else result
 

@@ -14,12 +14,12 @@ from typing import IO, Any, Self
 
 import pyarrow.parquet as pq
 
-from pipelines.csv_text import neutralise, read_lines, restore
-from pipelines.durable_files import make_folder, remove_for_good, replace_atomically, storage_error, sync_folder
 from pipelines.errors import ConfigError, ManifestError
-from pipelines.file_lock import try_lock
-from pipelines.manifest import read_table
 from pipelines.records import FINISHED, ScoreRow, Status, rows_to_table, table_to_rows
+from pipelines.system.atomic_files import make_folder, remove_for_good, replace_atomically, storage_error, sync_folder
+from pipelines.system.csv_text import neutralise, read_lines, restore
+from pipelines.system.file_lock import try_lock
+from pipelines.workspace.manifest import read_table
 
 RECORD_KEY = "deepfake.run"
 SCORE_SUFFIXES = (".csv", ".parquet", ".json")

@@ -10,14 +10,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipelines.checkpoint import CheckpointHeader, read_header
+from pipelines.checkpoints.checkpoint import CheckpointHeader, read_header
+from pipelines.checkpoints.preprocessing import Preprocessing
+from pipelines.checkpoints.weights_files import WeightsFile, resolve_weights
 from pipelines.config import PredictConfig, settings_of
 from pipelines.engines.onnx_file import is_onnx, read_onnx_header
 from pipelines.errors import CheckpointError, ConfigError, ManifestError
-from pipelines.manifest import Provenance, digest_json
-from pipelines.preprocessing import Preprocessing
 from pipelines.scoring.calibration import Calibration, Verdict
-from pipelines.weights_files import WeightsFile, resolve_weights
+from pipelines.workspace.manifest import Provenance, digest_json
 
 log = logging.getLogger(__name__)
 DIGITS = 12

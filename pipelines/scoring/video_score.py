@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.manifest import Provenance, write_table
 from pipelines.records import FaceScoreRow, VideoRow, rows_to_table
+from pipelines.workspace.manifest import Provenance, write_table
 
 
 @dataclass(frozen=True)

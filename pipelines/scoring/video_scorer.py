@@ -10,19 +10,19 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.checkpoints.preprocessing import Preprocessing, cut_input
 from pipelines.config import Aggregate, Decoder, EngineName, Precision, RunOptions
-from pipelines.device import choose_device
 from pipelines.engines.engine import load_engine
 from pipelines.errors import InputError
 from pipelines.faces.crops import FoundFace
 from pipelines.faces.detector import load_detector
 from pipelines.faces.find import find_faces
-from pipelines.image_files import read_image
-from pipelines.preprocessing import Preprocessing, cut_input
-from pipelines.read_ahead import read_ahead
 from pipelines.records import FaceRow
 from pipelines.scoring.aggregate import aggregate_video, counted_tracks
 from pipelines.scoring.video_score import ScoredFace, VideoScore
+from pipelines.system.device import choose_device
+from pipelines.system.image_files import read_image
+from pipelines.system.prefetch import read_ahead
 from pipelines.video import open_video
 from pipelines.video.frames import ChosenFrames
 

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.checkpoints.weights_files import resolve_weights
 from pipelines.config import DetectConfig, RunOptions, settings_of
-from pipelines.durable_files import make_folder
 from pipelines.errors import ManifestError
-from pipelines.image_files import read_image, write_image
-from pipelines.manifest import Provenance, read_table
-from pipelines.progress import ProgressCallback, ignore_progress
-from pipelines.read_ahead import read_ahead
 from pipelines.records import FINISHED, FaceRow, FrameRow, VideoRow, table_to_rows
-from pipelines.shard_files import refuse_overwrite, select_videos, write_shard
-from pipelines.stage_folder import StageFolder, open_stage, open_upstream
-from pipelines.stage_items import ItemResult
-from pipelines.stage_lock import hold_stage
-from pipelines.stage_loop import StageRun, StageSummary, with_outcome
-from pipelines.weights_files import resolve_weights
+from pipelines.system.atomic_files import make_folder
+from pipelines.system.image_files import read_image, write_image
+from pipelines.system.prefetch import read_ahead
+from pipelines.system.progress import ProgressCallback, ignore_progress
+from pipelines.workspace.folder import StageFolder, open_stage, open_upstream
+from pipelines.workspace.items import ItemResult
+from pipelines.workspace.lock import hold_stage
+from pipelines.workspace.manifest import Provenance, read_table
+from pipelines.workspace.run_loop import StageRun, StageSummary, with_outcome
+from pipelines.workspace.shards import refuse_overwrite, select_videos, write_shard
 
 if TYPE_CHECKING:
     from pipelines.faces.detector import FaceDetector
@@ -157,8 +157,8 @@ class _Detection:
     def load_detector(self) -> FaceDetector:
         """The detector, loaded once."""
         if self._detector is None:
-            from pipelines.device import choose_device
             from pipelines.faces import detector
+            from pipelines.system.device import choose_device
 
             self._detector = detector.load_detector(
                 self.config.detector,

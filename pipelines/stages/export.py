@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipelines.checkpoint import load_checkpoint
+from pipelines.checkpoints.checkpoint import load_checkpoint
+from pipelines.checkpoints.preprocessing import Preprocessing, cut_input
 from pipelines.config import DEFAULT_CHECKPOINT, DEFAULT_DETECTOR
-from pipelines.durable_files import replace_atomically
 from pipelines.engines.export import export_onnx
 from pipelines.engines.onnx_file import SUFFIX, import_extra, is_onnx
 from pipelines.engines.onnxruntime_engine import OnnxRuntimeEngine
@@ -22,7 +22,8 @@ from pipelines.engines.torch_engine import TorchEngine
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.faces.detector import load_detector
 from pipelines.faces.find import find_faces
-from pipelines.preprocessing import Preprocessing, cut_input
+from pipelines.models import build_model
+from pipelines.system.atomic_files import replace_atomically
 from pipelines.video import open_video
 from pipelines.video.frames import ChosenFrames
 
@@ -85,7 +86,7 @@ def export(
     if is_onnx(checkpoint):
         raise ConfigError(f"{checkpoint} is an ONNX file already; pass a checkpoint made by: deepfake train")
     import_extra("onnxruntime")  # before the work that it shall check
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint, build_model)
     contract = loaded.header.preprocessing
     faces = find_example_faces(contract)
     images = [*make_random_inputs(contract.input_size), *faces]

@@ -9,19 +9,19 @@ from operator import attrgetter
 from pathlib import Path
 
 from pipelines.config import ExtractConfig, RunOptions, settings_of
-from pipelines.durable_files import make_folder
 from pipelines.errors import ConfigError
-from pipelines.image_files import write_image
-from pipelines.inputs import DigestCache, describe_inputs, find_inputs
-from pipelines.manifest import Provenance
-from pipelines.progress import ProgressCallback, ignore_progress
 from pipelines.records import FINISHED, FrameRow, VideoRow
-from pipelines.resources import usable_cores
-from pipelines.shard_files import refuse_overwrite, select_videos, write_shard
-from pipelines.stage_folder import StageFolder, open_stage
-from pipelines.stage_items import ItemResult
-from pipelines.stage_lock import hold_stage
-from pipelines.stage_loop import StageRun, StageSummary, with_outcome
+from pipelines.system.atomic_files import make_folder
+from pipelines.system.image_files import write_image
+from pipelines.system.progress import ProgressCallback, ignore_progress
+from pipelines.system.resources import usable_cores
+from pipelines.workspace.folder import StageFolder, open_stage
+from pipelines.workspace.inputs import DigestCache, describe_inputs, find_inputs
+from pipelines.workspace.items import ItemResult
+from pipelines.workspace.lock import hold_stage
+from pipelines.workspace.manifest import Provenance
+from pipelines.workspace.run_loop import StageRun, StageSummary, with_outcome
+from pipelines.workspace.shards import refuse_overwrite, select_videos, write_shard
 
 STAGE = "extract-frames"
 ROW_FORMAT = 1

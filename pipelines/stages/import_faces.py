@@ -20,6 +20,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.checkpoints.preprocessing import resize_square
+from pipelines.checkpoints.weights_files import resolve_weights
 from pipelines.config import ALIGNED_SIZE_PX, ImportConfig, RunOptions, refuse_shard, settings_of
 from pipelines.data.cropped_sources import read_source
 from pipelines.data.face_batches import (
@@ -30,19 +32,17 @@ from pipelines.data.face_batches import (
     split_batches,
     split_where_begun,
 )
-from pipelines.durable_files import make_folder
 from pipelines.errors import InputError, describe_failure
 from pipelines.faces.align import AlignedFace, align_face
-from pipelines.image_files import decode_image, write_image
-from pipelines.manifest import Provenance, read_note, read_table
-from pipelines.preprocessing import resize_square
-from pipelines.progress import ProgressCallback, ignore_progress
 from pipelines.records import FaceRow, VideoRow
-from pipelines.stage_folder import StageFolder, open_stage
-from pipelines.stage_items import ItemResult
-from pipelines.stage_lock import hold_stage
-from pipelines.stage_loop import StageRun, StageSummary
-from pipelines.weights_files import resolve_weights
+from pipelines.system.atomic_files import make_folder
+from pipelines.system.image_files import decode_image, write_image
+from pipelines.system.progress import ProgressCallback, ignore_progress
+from pipelines.workspace.folder import StageFolder, open_stage
+from pipelines.workspace.items import ItemResult
+from pipelines.workspace.lock import hold_stage
+from pipelines.workspace.manifest import Provenance, read_note, read_table
+from pipelines.workspace.run_loop import StageRun, StageSummary
 
 if TYPE_CHECKING:
     from pipelines.faces.detector import FaceDetector, Faces
@@ -174,8 +174,8 @@ class _Importer:
 
     def _load_detector(self) -> FaceDetector:
         if self._detector is None:
-            from pipelines.device import choose_device
             from pipelines.faces.detector import load_detector
+            from pipelines.system.device import choose_device
 
             self._detector = load_detector(
                 self.config.detector,

@@ -17,13 +17,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from pipelines.checkpoint import CheckpointHeader, save_checkpoint
+from pipelines.checkpoints import official_names as official
+from pipelines.checkpoints.checkpoint import CheckpointHeader, save_checkpoint
+from pipelines.checkpoints.preprocessing import Preprocessing
 from pipelines.config import ALIGNED_SIZE_PX, DetectConfig
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.models import build_model, model_config
-from pipelines.models.multi_attention import official
-from pipelines.preprocessing import Preprocessing
-from pipelines.weights_files import file_digest
+from pipelines.system.file_digest import file_digest
 
 Layout = Literal["multi-attention-official"]
 SUFFIX = ".safetensors"

@@ -13,14 +13,14 @@ from pipelines.data.dealing import deal_sides, drop_leaks
 from pipelines.datasets.checks import FINDINGS, CheckReport, check_dataset, inspect_files
 from pipelines.datasets.dataset import Dataset, Finding, Listing
 from pipelines.datasets.table import find_dataset
-from pipelines.durable_files import storage_error
 from pipelines.errors import DatasetError
-from pipelines.inputs import DigestCache
-from pipelines.manifest import Provenance, write_table
-from pipelines.progress import ProgressCallback, ignore_progress
 from pipelines.records import FINISHED, LABELS, SPLITS, VideoRow, rows_to_table
-from pipelines.stage_folder import StageFolder, open_stage
-from pipelines.stage_lock import hold_stage
+from pipelines.system.atomic_files import storage_error
+from pipelines.system.progress import ProgressCallback, ignore_progress
+from pipelines.workspace.folder import StageFolder, open_stage
+from pipelines.workspace.inputs import DigestCache
+from pipelines.workspace.lock import hold_stage
+from pipelines.workspace.manifest import Provenance, write_table
 
 log = logging.getLogger(__name__)
 STAGE = "index"

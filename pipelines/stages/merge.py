@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.config import Shard
 from pipelines.errors import ConfigError, ManifestError
 from pipelines.records import FINISHED, FaceRow, FrameRow, ScoreRow
 from pipelines.scoring.score_files import Journal, check_score_path, finished_scores, read_scores, write_scores
-from pipelines.scoring.score_notes import ScoreNote, read_note, remove_note
 from pipelines.scoring.settings import DIGITS
-from pipelines.shard_files import StageShard, command_for, join_rows, name_missing, read_all_shards
-from pipelines.shards import Shard
-from pipelines.stage_folder import StageFolder
-from pipelines.stage_lock import hold_stage
-from pipelines.stage_loop import StageSummary, write_manifests
+from pipelines.scoring.shard_sidecar import ScoreNote, read_note, remove_note
+from pipelines.workspace.folder import StageFolder
+from pipelines.workspace.lock import hold_stage
+from pipelines.workspace.run_loop import StageSummary, write_manifests
+from pipelines.workspace.shards import StageShard, command_for, join_rows, name_missing, read_all_shards
 
 ROW_TYPES = {"extract-frames": FrameRow, "detect-faces": FaceRow}
 """Stages that can be run in shards."""

@@ -11,17 +11,17 @@ from pathlib import Path
 
 from pipelines.config import PredictConfig, RunOptions
 from pipelines.errors import ConfigError
-from pipelines.inputs import describe_inputs, find_inputs
-from pipelines.manifest import Provenance, read_note, read_table
-from pipelines.progress import Progress, ProgressCallback, ignore_progress
 from pipelines.records import FINISHED, FaceRow, ScoreRow, VideoRow, table_to_rows
 from pipelines.scoring.jobs import CropsJob, Job, Scoring, VideoJob
 from pipelines.scoring.score_files import Journal, check_score_path, finished_scores, write_scores
-from pipelines.scoring.score_notes import remove_note, write_note
 from pipelines.scoring.settings import Settings, resolve_settings
+from pipelines.scoring.shard_sidecar import remove_note, write_note
 from pipelines.scoring.video_score import VideoScore, write_details
-from pipelines.shard_files import Share, select_videos
-from pipelines.stage_folder import StageFolder, open_upstream
+from pipelines.system.progress import Progress, ProgressCallback, ignore_progress
+from pipelines.workspace.folder import StageFolder, open_upstream
+from pipelines.workspace.inputs import describe_inputs, find_inputs
+from pipelines.workspace.manifest import Provenance, read_note, read_table
+from pipelines.workspace.shards import Share, select_videos
 
 TASK = "predict"
 DETAILS_FORMAT = 2

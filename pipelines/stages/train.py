@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.checkpoints.preprocessing import Preprocessing
+from pipelines.checkpoints.weights_files import resolve_weights
 from pipelines.config import refuse_shard
 from pipelines.data.faces import Face, default_cache_bytes, preview_self_blends
 from pipelines.data.groups import group_videos
 from pipelines.data.leaks import refuse_leaks
 from pipelines.data.splits import Split, is_usable, split_videos
-from pipelines.durable_files import remove_for_good, replace_atomically, storage_error
 from pipelines.errors import ConfigError, DatasetError, SettingsChangedError
-from pipelines.image_files import encode_image, join_images
-from pipelines.manifest import Provenance, digest_json, read_provenance, read_table, write_table
-from pipelines.preprocessing import Preprocessing
-from pipelines.progress import Progress, ProgressCallback, ignore_progress
 from pipelines.records import LABELS, LANDMARK_NAMES, EpochRow, FaceRow, VideoRow, rows_to_table
-from pipelines.stage_folder import StageFolder, open_upstream
-from pipelines.stage_lock import hold_stage
+from pipelines.system.atomic_files import remove_for_good, replace_atomically, storage_error
+from pipelines.system.image_files import encode_image, join_images
+from pipelines.system.progress import Progress, ProgressCallback, ignore_progress
 from pipelines.training.config import TrainConfig, TrainOptions
 from pipelines.training.settings import list_settings
-from pipelines.weights_files import resolve_weights
+from pipelines.workspace.folder import StageFolder, open_upstream
+from pipelines.workspace.lock import hold_stage
+from pipelines.workspace.manifest import Provenance, digest_json, read_provenance, read_table, write_table
 
 if TYPE_CHECKING:
     from pipelines.training.loop import StepReport
@@ -84,7 +84,7 @@ def train(
         TrainingDivergedError: the loss is no longer a number.
         KeyboardInterrupt: Ctrl-C; the run is saved as it is.
     """
-    from pipelines.device import choose_device
+    from pipelines.system.device import choose_device
     from pipelines.training.launch import check_devices, choose_precision, launch
     from pipelines.training.run import Run, try_network
 

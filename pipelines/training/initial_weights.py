@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pipelines.checkpoints.weights_files import describe_mismatch, read_state, resolve_weights
 from pipelines.errors import CheckpointError
 from pipelines.models.multi_attention.network import MultiAttentionDetector
 from pipelines.training.step import Network
-from pipelines.weights_files import describe_mismatch, read_state, resolve_weights
 
 _WHOLE = "backbone.net."
 _CLASSIFIER = "net."

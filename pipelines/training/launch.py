@@ -20,10 +20,10 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment, find_free_network_port
 from lightning_fabric.strategies.ddp import DDPStrategy
 
-from pipelines.device import choose_device
 from pipelines.errors import ConfigError, DeepfakeError
-from pipelines.processes import StopSignals, end_with_parent
 from pipelines.records import EpochRow
+from pipelines.system.device import choose_device
+from pipelines.system.processes import StopSignals, end_with_parent
 from pipelines.training.config import Precision, TrainConfig, TrainOptions
 from pipelines.training.loop import StepReport
 from pipelines.training.run import Run, continue_run

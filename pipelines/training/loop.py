@@ -18,11 +18,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from pipelines.data.drawing import draw_balanced, draw_blended, draw_pairs
+from pipelines.checkpoints.preprocessing import to_network_input
 from pipelines.data.faces import Batch, FaceImages, load_batches
+from pipelines.data.samplers import draw_balanced, draw_blended, draw_pairs
 from pipelines.errors import DeepfakeError
 from pipelines.models.backbone import BackboneClassifier, synchronize_batch_norm
-from pipelines.preprocessing import to_network_input
 from pipelines.records import EpochRow
 from pipelines.training.config import TrainConfig
 from pipelines.training.optimization import learning_rate_factor, make_optimizer, set_learning_rate

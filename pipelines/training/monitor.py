@@ -18,10 +18,10 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
-from pipelines.durable_files import replace_atomically
 from pipelines.errors import StorageError
-from pipelines.image_files import Image, encode_image
 from pipelines.records import EpochRow
+from pipelines.system.atomic_files import replace_atomically
+from pipelines.system.image_files import Image, encode_image
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.image_files import WHITE, Image, join_images
+from pipelines.system.image_files import WHITE, Image, join_images
 
 HEAT_SHARE = 0.5
 """Of heat in the mixture; the rest is the face without its colours, so that every colour stands for attention."""

@@ -18,23 +18,23 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import save as encode_safetensors
 
-from pipelines.checkpoint import CheckpointHeader, save_checkpoint
+from pipelines.checkpoints.checkpoint import CheckpointHeader, save_checkpoint
+from pipelines.checkpoints.preprocessing import Preprocessing, to_network_input
 from pipelines.data.faces import Face, FaceImages, default_cache_bytes
-from pipelines.durable_files import replace_atomically
 from pipelines.errors import ConfigError, ManifestError, TrainingDivergedError
-from pipelines.manifest import Provenance
 from pipelines.models import build_model, model_config
 from pipelines.models.backbone import set_bn_momentum
 from pipelines.models.multi_attention.network import MultiAttentionDetector
-from pipelines.preprocessing import Preprocessing, to_network_input
 from pipelines.records import EpochRow
+from pipelines.system.atomic_files import replace_atomically
+from pipelines.training.allocator import keep_freed_memory
 from pipelines.training.config import TrainConfig, TrainOptions
 from pipelines.training.initial_weights import load_initial_weights
 from pipelines.training.loop import Diverged, EpochReport, StepReport, Trainer, on_first_process
-from pipelines.training.memory import keep_freed_memory
 from pipelines.training.monitor import RunMonitor, peak_memory_mb
 from pipelines.training.overlays import draw_attention_maps
 from pipelines.training.step import Network
+from pipelines.workspace.manifest import Provenance
 
 log = logging.getLogger(__name__)
 DEFAULT_WORKERS = 2

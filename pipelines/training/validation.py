@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipelines.checkpoints.preprocessing import to_network_input
 from pipelines.data.faces import FaceImages
 from pipelines.models.multi_attention.attention import pairwise_cosine
 from pipelines.models.multi_attention.network import MultiAttentionDetector
-from pipelines.preprocessing import to_network_input
 from pipelines.scoring.metrics import log_loss, mean_by_group, roc_auc
 from pipelines.training.step import Network, Phase
 

@@ -7,8 +7,8 @@ from typing import get_args
 
 from pipelines.config import Decoder
 from pipelines.errors import ConfigError
+from pipelines.system.image_header import KNOWN_IMAGE_SUFFIXES, is_image
 from pipelines.video.containers import KNOWN_VIDEO_SUFFIXES, looks_like_video, read_head
-from pipelines.video.image_header import KNOWN_IMAGE_SUFFIXES, is_image
 from pipelines.video.image_reader import ImageReader
 from pipelines.video.pyav_reader import PyAVReader
 from pipelines.video.reader import Frame, VideoInfo, VideoReader

@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from pipelines.errors import UnreadableError
-from pipelines.resources import num_threads
+from pipelines.system.resources import num_threads
 from pipelines.video.containers import open_container, pick_video_stream, shown_name
 from pipelines.video.decoding import DamageMetError, decode_intact, decode_packets, set_strict
 from pipelines.video.packets import PacketScan, demux, scan_packets

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.manifest import read_table
 from pipelines.records import ScoreRow, VideoRow, schema_of, table_to_rows
 from pipelines.scoring.score_files import read_scores
+from pipelines.workspace.manifest import read_table
 from tests.conftest import Deepfake
 from tests.support import encode_png, make_noise, temporary_files, write_faces_parquet
 from tests.synthetic import write_video

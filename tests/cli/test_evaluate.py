@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import PredictConfig, predict_faces
-from pipelines.checkpoint import read_header
-from pipelines.weights_files import file_digest
+from pipelines.checkpoints.checkpoint import read_header
+from pipelines.system.file_digest import file_digest
 from tests.conftest import Deepfake
 from tests.evaluation.tables import (
     face_row,

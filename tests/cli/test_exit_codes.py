@@ -19,6 +19,7 @@ import torch
 
 import pipelines
 from pipelines.scoring.score_files import read_scores
+from tests.checkpoints.test_weights_files import RunsCode
 from tests.conftest import Deepfake
 from tests.fork_server import ForkServer
 from tests.support import (
@@ -32,7 +33,6 @@ from tests.support import (
     write_faces_parquet,
 )
 from tests.synthetic import write_video
-from tests.test_weights import RunsCode
 
 NO_SPACE_MESSAGES = ("reached the file size limit; raise it (ulimit -f), then run again",)
 

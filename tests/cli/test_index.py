@@ -12,7 +12,7 @@ import pytest
 from deepfake_cli.commands.index import index
 from pipelines.config import IndexConfig
 from pipelines.datasets.table import DATASETS
-from pipelines.stage_folder import StageFolder
+from pipelines.workspace.folder import StageFolder
 from tests.conftest import Deepfake
 from tests.datasets.trees import make_video
 

@@ -10,7 +10,7 @@ import pytest
 from deepfake_cli import progress
 from deepfake_cli.options import start_logging
 from deepfake_cli.progress import ProgressBar
-from pipelines.progress import Progress
+from pipelines.system.progress import Progress
 from tests.conftest import Deepfake
 from tests.synthetic import write_video
 

@@ -24,7 +24,7 @@ NAME = "tested"
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DEEPFAKE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr("pipelines.download.PAUSE_SECONDS", 0)
+    monkeypatch.setattr("pipelines.checkpoints.download.PAUSE_SECONDS", 0)
     return tmp_path / "cache" / "weights"
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from pipelines.checkpoints.preprocessing import Preprocessing
 from pipelines.data import faces as faces_module
-from pipelines.data.drawing import draw_balanced
 from pipelines.data.faces import (
     BATCHES_AHEAD,
     CACHE_BYTES_MAX,
@@ -24,8 +24,8 @@ from pipelines.data.faces import (
     default_cache_bytes,
     load_batches,
 )
+from pipelines.data.samplers import draw_balanced
 from pipelines.errors import ConfigError, InputError
-from pipelines.preprocessing import Preprocessing
 
 Image = npt.NDArray[np.uint8]
 SIZE = 380

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from pipelines.checkpoints.preprocessing import resize_square
 from pipelines.data.image_augmentation import Operation, augment_image, operations_of, preview_augmentations
 from pipelines.errors import ConfigError
-from pipelines.image_files import SEPARATOR_PX
-from pipelines.preprocessing import resize_square
+from pipelines.system.image_files import SEPARATOR_PX
 
 Image = npt.NDArray[np.uint8]
 ROBUST = {operation.name: operation for operation in operations_of("robust")}

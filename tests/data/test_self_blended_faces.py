@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from pipelines.checkpoints.preprocessing import Preprocessing, resize_square
 from pipelines.data import self_blending
-from pipelines.data.drawing import draw_balanced, draw_blended
 from pipelines.data.faces import Batch, Face, FaceImages, load_batches, preview_self_blends
+from pipelines.data.samplers import draw_balanced, draw_blended
 from pipelines.data.self_blending import blend_with_itself, draw_source_and_target
 from pipelines.errors import DatasetError, InputError
 from pipelines.faces.align import template_points
-from pipelines.image_files import SEPARATOR_PX, read_image
-from pipelines.preprocessing import Preprocessing, resize_square
+from pipelines.system.image_files import SEPARATOR_PX, read_image
 
 Image = npt.NDArray[np.uint8]
 SIZE = 380

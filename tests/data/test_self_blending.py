@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from pipelines.checkpoints.preprocessing import resize_square
 from pipelines.data import self_blending
 from pipelines.data.face_hull import HULL_SHARES, HullKind, draw_outline, face_frame, outline_points
 from pipelines.data.self_blending import RATIOS, SelfBlend, blend_with_itself, draw_source_and_target
 from pipelines.faces.align import apply_transform, template_points
-from pipelines.preprocessing import resize_square
 
 Image = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from pipelines.checkpoints.preprocessing import resize_square
 from pipelines.data import swap_imitation
 from pipelines.data.face_hull import face_frame
 from pipelines.data.self_blending import SelfBlend
 from pipelines.data.swap_imitation import LOOKS, RATIOS, SHAPES, draw_shape, imitate_swap
 from pipelines.faces.align import template_points
-from pipelines.preprocessing import resize_square
 
 Image = npt.NDArray[np.uint8]
 SIZE = 128

@@ -15,11 +15,11 @@ from pipelines.config import ImportConfig
 from pipelines.datasets.checks import Check, CheckReport, check_dataset, inspect_files
 from pipelines.datasets.dataset import Dataset, Finding, Listing, PublishedCount
 from pipelines.errors import StorageError
-from pipelines.manifest import Provenance, write_table
-from pipelines.progress import Progress
 from pipelines.records import VideoRow, rows_to_table
 from pipelines.stages.import_faces import import_faces
-from pipelines.weights_files import file_digest
+from pipelines.system.file_digest import file_digest
+from pipelines.system.progress import Progress
+from pipelines.workspace.manifest import Provenance, write_table
 from tests.datasets.trees import make_video
 from tests.support import encode_png, make_noise
 

@@ -12,8 +12,8 @@ import pytest
 from pipelines.data.cropped_sources import read_source
 from pipelines.datasets.wilddeepfake import UNPACK, WILDDEEPFAKE, list_wilddeepfake
 from pipelines.errors import DatasetError
-from pipelines.manifest import Provenance, write_table
 from pipelines.records import VideoRow, rows_to_table
+from pipelines.workspace.manifest import Provenance, write_table
 from tests.support import make_noise
 
 SEQUENCES = (

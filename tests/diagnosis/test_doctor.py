@@ -16,10 +16,11 @@ import pytest
 
 from pipelines import Finding, diagnose
 from pipelines.config import DEFAULT_CHECKPOINT
-from pipelines.diagnosis import doctor, self_test
+from pipelines.diagnosis import self_test
 from pipelines.diagnosis.child import Outcome
 from pipelines.diagnosis.finding import Check
 from pipelines.errors import StorageError
+from pipelines.stages import doctor
 from tests.conftest import Deepfake
 from tests.diagnosis.conftest import WriteModule
 from tests.support import EXAMPLES, REPOSITORY

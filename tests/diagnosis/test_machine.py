@@ -16,7 +16,7 @@ from pipelines.config import ALIGNED_SIZE_PX, DEFAULT_CHECKPOINT, ExtractConfig
 from pipelines.diagnosis import disk, machine
 from pipelines.diagnosis.weights import check_cache, check_weights
 from pipelines.errors import ConfigError
-from pipelines.image_files import encode_image
+from pipelines.system.image_files import encode_image
 from pipelines.video import open_video
 from tests.support import make_noise
 from tests.synthetic import write_video

@@ -10,8 +10,9 @@ import pytest
 from packaging.requirements import Requirement
 
 from pipelines import Finding
-from pipelines.diagnosis import child, doctor, packages
+from pipelines.diagnosis import child, packages
 from pipelines.diagnosis.finding import Check
+from pipelines.stages import doctor
 from tests.diagnosis.conftest import WriteModule
 from tests.support import REPOSITORY
 

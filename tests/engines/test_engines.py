@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from pipelines import PredictConfig, RunOptions, predict
-from pipelines.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
+from pipelines.checkpoints.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
+from pipelines.checkpoints.preprocessing import Preprocessing, resize_square
 from pipelines.config import ENGINE_PRECISIONS, EngineName, Precision
 from pipelines.engines.engine import Engine, load_engine
 from pipelines.errors import CheckpointError, ConfigError
-from pipelines.manifest import digest_json, read_provenance
 from pipelines.models import build_model, model_config
-from pipelines.preprocessing import Preprocessing, resize_square
 from pipelines.scoring.settings import Settings, resolve_settings
+from pipelines.workspace.manifest import digest_json, read_provenance
 from tests.conftest import CROP_BOX, TINY_NETWORK
 from tests.engines.conftest import need_package
 from tests.networks import random_images, settle
@@ -72,7 +72,7 @@ def test_a_face_without_attention_has_the_same_probability_in_every_engine(
 ) -> None:
     need_package(engine)
     onnx = pytest.importorskip("onnx")
-    loaded, model = load_checkpoint(str(checkpoint)), onnx.load(onnx_file)
+    loaded, model = load_checkpoint(str(checkpoint), build_model), onnx.load(onnx_file)
     state = loaded.network.state_dict()
     dead = (
         state["attention.bn.bias"] - 1000
@@ -136,7 +136,7 @@ def test_the_default_weights_score_the_example_clip_alike_in_every_engine(
 def test_torch_in_float32_is_the_networks_own_result_to_rounding(
     checkpoint: Path, face_pictures: dict[str, list[Image]]
 ) -> None:
-    images, loaded = _inputs(face_pictures, 64), load_checkpoint(str(checkpoint))
+    images, loaded = _inputs(face_pictures, 64), load_checkpoint(str(checkpoint), build_model)
     mean, std = (torch.tensor(values) for values in (loaded.header.preprocessing.mean, loaded.header.preprocessing.std))
     batch = ((torch.from_numpy(np.stack(images)).float() / 255 - mean) / std).permute(0, 3, 1, 2)
     with torch.inference_mode():

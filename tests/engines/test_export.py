@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from pipelines import PredictConfig, export
-from pipelines.checkpoint import load_checkpoint, read_header, save_checkpoint
+from pipelines.checkpoints.checkpoint import load_checkpoint, read_header, save_checkpoint
 from pipelines.engines.onnx_file import read_onnx_header
 from pipelines.errors import CheckpointError, ConfigError
+from pipelines.models import build_model
 from pipelines.stages import export as stage
-from pipelines.weights_files import file_digest
+from pipelines.system.file_digest import file_digest
 from tests.conftest import INPUT_SIZE, Deepfake
 from tests.engines.conftest import need_package
 from tests.support import REPOSITORY, temporary_files
@@ -48,7 +49,7 @@ def test_the_file_holds_nothing_of_the_machine_it_was_made_on(onnx_file: Path, d
 
 def test_other_programs_get_the_probabilities_from_pictures_alone(default_onnx_file: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
-    network = load_checkpoint(PredictConfig.checkpoint)
+    network = load_checkpoint(PredictConfig.checkpoint, build_model)
     images = np.random.default_rng(1).integers(0, 256, (3, 160, 160, 3), dtype=np.uint8)
     (probabilities,) = runtime.InferenceSession(default_onnx_file).run(None, {"images": images})
     assert probabilities.shape == (3,) and probabilities.dtype == np.float32
@@ -60,7 +61,7 @@ def test_other_programs_get_the_probabilities_from_pictures_alone(default_onnx_f
 def test_a_file_that_differs_from_torch_is_not_left_there(
     checkpoint: Path, onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = load_checkpoint(str(checkpoint))
+    loaded = load_checkpoint(str(checkpoint), build_model)
     state = loaded.network.state_dict()
     state["classifier.2.bias"] += torch.tensor([-0.001, 0.001])
     save_checkpoint(tmp_path / "other.safetensors", state, loaded.header)
@@ -80,7 +81,7 @@ def test_real_faces_and_noise_of_every_size_are_compared() -> None:
     assert {image.shape for image in images} == {(INPUT_SIZE, INPUT_SIZE, 3)}
     steps = [float(np.abs(np.diff(image.astype(int), axis=1)).mean()) for image in images]
     assert steps == sorted(steps, reverse=True) and steps[-1] < steps[0] / 5
-    contract = load_checkpoint(PredictConfig.checkpoint).header.preprocessing
+    contract = load_checkpoint(PredictConfig.checkpoint, build_model).header.preprocessing
     faces = stage.find_example_faces(contract)
     assert [face.shape for face in faces] == [(160, 160, 3)] * 4
 

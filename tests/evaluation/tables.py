@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from pipelines import EvaluateConfig, evaluate
 from pipelines.evaluation.report import Report
-from pipelines.manifest import Provenance, write_table
 from pipelines.records import FaceScoreRow, ScoreRow, rows_to_table
 from pipelines.scoring.score_files import write_scores
+from pipelines.workspace.manifest import Provenance, write_table
 
 MODEL_SHA256 = "a" * 64
 QUICK = EvaluateConfig(rounds=0)

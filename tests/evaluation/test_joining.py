@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from pipelines import EvaluateConfig
-from pipelines.data.labels import VideoLabel
 from pipelines.errors import DatasetError
-from pipelines.manifest import Provenance, write_table
 from pipelines.records import VideoRow, rows_to_table
+from pipelines.workspace.labels import VideoLabel
+from pipelines.workspace.manifest import Provenance, write_table
 from tests.evaluation.tables import (
     digest,
     face_row,

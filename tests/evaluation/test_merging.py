@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.data.labels import VideoLabel
 from pipelines.errors import DatasetError
 from pipelines.evaluation.joining import join, merge
 from pipelines.evaluation.scored import Scored
 from pipelines.evaluation.sources import LabelledVideo, RawScores
+from pipelines.workspace.labels import VideoLabel
 from tests.evaluation.tables import (
     digest,
     face_row,

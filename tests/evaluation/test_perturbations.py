@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from pipelines.checkpoints.preprocessing import resize_square
 from pipelines.errors import ConfigError, UnreadableError
 from pipelines.evaluation.perturbations import PERTURBATIONS, Perturbation, perturb_image, perturb_video
-from pipelines.preprocessing import resize_square
 from pipelines.video import Frame, open_video
 from tests.support import temporary_files
 from tests.synthetic import is_upright, read_number, write_video

@@ -25,13 +25,13 @@ from pipelines.evaluation.loading import Loader
 from pipelines.evaluation.perturbations import Perturbation
 from pipelines.evaluation.perturbed import perturbed_scores
 from pipelines.evaluation.report import Report
-from pipelines.manifest import read_provenance, write_table
-from pipelines.progress import ignore_progress
 from pipelines.records import VideoRow, rows_to_table
 from pipelines.scoring.calibration import write_calibrated_copy
-from pipelines.stage_folder import StageFolder
+from pipelines.system.progress import ignore_progress
+from pipelines.workspace.folder import StageFolder
+from pipelines.workspace.manifest import read_provenance, write_table
 from tests.evaluation.tables import write_labels
-from tests.evaluation.test_evaluate import CALIBRATION
+from tests.stages.test_evaluate import CALIBRATION
 from tests.support import encode_png
 from tests.synthetic import write_video
 
@@ -175,6 +175,6 @@ def test_videos_that_have_moved_are_told_before_any_work(
     path = work / "extract-frames" / "videos.parquet"
     rows = [replace(row, path=f"gone/{row.path}") for row in StageFolder(path.parent).read_videos()]
     write_table(rows_to_table(rows, VideoRow), path, read_provenance(path))
-    monkeypatch.setattr("pipelines.evaluation.evaluate.Loader", None)  # nothing is loaded
+    monkeypatch.setattr("pipelines.stages.evaluate.Loader", None)  # nothing is loaded
     with pytest.raises(ConfigError, match=r"2 of the 2 videos of .*work are not where they were.*or --perturb faces"):
         evaluate(work, replace(config, perturb="videos"))

@@ -28,7 +28,7 @@ from pipelines.evaluation.pictures import (
     robustness_figure,
     roc_figure,
 )
-from pipelines.image_files import read_image
+from pipelines.system.image_files import read_image
 from tests.support import temporary_files
 
 WIDTH_PX = 1200

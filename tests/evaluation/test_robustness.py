@@ -17,8 +17,8 @@ from pipelines import DetectConfig, PredictConfig, RunOptions, detect_faces, pre
 from pipelines.errors import ConfigError, InputError, ManifestError
 from pipelines.evaluation.perturbations import Perturbation, perturb_image
 from pipelines.evaluation.robustness import CLEAN, PerturbedFaces, score_perturbed
-from pipelines.image_files import read_image, write_image
-from pipelines.progress import Progress
+from pipelines.system.image_files import read_image, write_image
+from pipelines.system.progress import Progress
 
 CONDITIONS = (
     Perturbation("jpeg", 30),

@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 
 from pipelines import EvaluateConfig
-from pipelines.data.labels import VideoLabel
 from pipelines.errors import ConfigError, DatasetError
 from pipelines.evaluation.sources import kind_of
-from pipelines.manifest import Provenance, write_table
 from pipelines.records import VideoRow, rows_to_table
+from pipelines.workspace.labels import VideoLabel
+from pipelines.workspace.manifest import Provenance, write_table
 from tests.evaluation.tables import (
     MODEL_SHA256,
     digest,

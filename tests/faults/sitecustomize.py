@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from typing import Any
 
 MOST_EATEN = 80
-READER, PICTURES = "pipelines.video.pyav_reader", "pipelines.image_files"
+READER, PICTURES = "pipelines.video.pyav_reader", "pipelines.system.image_files"
 
 
 def fail(name: str) -> None:

@@ -23,8 +23,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from pipelines.crew import Crew, Limits, Lost
 from pipelines.errors import UnreadableError
+from pipelines.system.worker_pool import Limits, Lost, WorkerPool
 from pipelines.video import Frame, open_video
 from pipelines.video.frames import ChosenFrames
 from tests.hostile.corpus import Entry, find_entry
@@ -84,13 +84,13 @@ def try_mutations(corpus: Mapping[str, Path], seed: int, numbers: Iterable[int])
     batches = [numbers[start : start + BATCH_FILES] for start in range(0, len(numbers), BATCH_FILES)]
     make_work = partial(_make_work, dict(corpus), seed)
     suspects: list[int] = []
-    crew = Crew[list[int], list[Outcome]](make_work, 1, Limits(seconds=BATCH_SECONDS, memory_mb=MEMORY_MB))
-    for place, result in crew.run(batches):
+    pool = WorkerPool[list[int], list[Outcome]](make_work, 1, Limits(seconds=BATCH_SECONDS, memory_mb=MEMORY_MB))
+    for place, result in pool.run(batches):
         if isinstance(result, Lost):
             suspects += batches[place]
         else:
             yield from result
-    alone = Crew[list[int], list[Outcome]](make_work, 1, Limits(seconds=FILE_SECONDS, memory_mb=MEMORY_MB))
+    alone = WorkerPool[list[int], list[Outcome]](make_work, 1, Limits(seconds=FILE_SECONDS, memory_mb=MEMORY_MB))
     for place, result in alone.run([[number] for number in suspects]):
         if isinstance(result, Lost):
             mutation = make_mutation(corpus, seed, suspects[place])
@@ -225,7 +225,7 @@ def peak_mb() -> float:
 
 
 def name_loss(reason: str) -> Verdict:
-    """Why a process was lost, from what `Crew` says."""
+    """Why a process was lost, from what `WorkerPool` says."""
     if "--timeout" in reason:
         return Verdict.HANG
     return Verdict.MEMORY if "--max-memory" in reason else Verdict.CRASH

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from pipelines.crew import Crew, Limits, Lost
 from pipelines.errors import UnreadableError
+from pipelines.system.worker_pool import Limits, Lost, WorkerPool
 from pipelines.video import looks_like_video, open_video
 from tests.hostile.bombs import BOMBS, NUM_FRAMES
 from tests.hostile.outcomes import peak_mb, reset_peak_mb
@@ -37,8 +37,8 @@ def weighed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Weighed | Los
     paths = [folder / name for name in BOMBS]
     for path, (make, _) in zip(paths, BOMBS.values(), strict=True):
         path.write_bytes(make(folder))
-    crew = Crew[Path, Weighed](_make_work, 1, LIMITS)
-    return {paths[place].name: result for place, result in crew.run(paths)}
+    pool = WorkerPool[Path, Weighed](_make_work, 1, LIMITS)
+    return {paths[place].name: result for place, result in pool.run(paths)}
 
 
 @pytest.mark.parametrize("name", BOMBS)

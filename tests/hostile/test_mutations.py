@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.crew import Lost
+from pipelines.system.worker_pool import Lost
 from pipelines.video import Frame
 from tests.hostile import __main__ as command
 from tests.hostile import outcomes as outcomes_module
@@ -133,10 +133,10 @@ def test_a_lost_process_is_named_by_its_cause(reason: str, verdict: Verdict) -> 
     assert name_loss(f"the process that worked on it {reason}") is verdict
 
 
-class _FragileCrew:
-    """Stands in for `Crew`: works in this process, and loses it whenever number 5 is among the files of a job."""
+class _FragilePool:
+    """Stands in for `WorkerPool`: works in this process, and loses it whenever number 5 is among the files of a job."""
 
-    def __class_getitem__(cls, _types: object) -> type[_FragileCrew]:
+    def __class_getitem__(cls, _types: object) -> type[_FragilePool]:
         return cls
 
     def __init__(self, make_work: Callable[[], Callable[[list[int]], list[Outcome]]], *_settings: object) -> None:
@@ -150,7 +150,7 @@ class _FragileCrew:
 def test_only_the_file_that_crashes_is_lost_from_its_batch(
     corpus: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outcomes_module, "Crew", _FragileCrew)
+    monkeypatch.setattr(outcomes_module, "WorkerPool", _FragilePool)
     found = {outcome.number: outcome.verdict for outcome in try_mutations(corpus, SEED, range(50))}
     assert sorted(found) == list(range(50))
     assert [number for number, verdict in found.items() if verdict in FORBIDDEN] == [5]

@@ -9,9 +9,9 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from pipelines.checkpoints.weights_files import read_state
 from pipelines.models import build_model
 from pipelines.models.backbone import Backbone, list_stage_channels, list_stage_reductions
-from pipelines.weights_files import read_state
 from tests.networks import random_images, settle, shared_file
 
 TAPS: dict[str, tuple[dict[str, Any], int, list[tuple[int, ...]]]] = {

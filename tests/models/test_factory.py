@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 import weights
-from pipelines.checkpoint import read_header
+from pipelines.checkpoints.checkpoint import read_header
+from pipelines.checkpoints.weights_files import read_state
 from pipelines.models import MODEL_NAMES, build_model, model_config
 from pipelines.models.multi_attention.config import PAPER, REFERENCE, MultiAttentionConfig
 from pipelines.models.multi_attention.network import MultiAttentionDetector
-from pipelines.weights_files import read_state
 from tests.networks import random_images
 
 DEFAULT_CHECKPOINT = Path(weights.__file__).parent / "multi-attention-default.safetensors"

@@ -20,8 +20,8 @@ from pipelines import (
     predict,
 )
 from pipelines.errors import DeepfakeError
-from pipelines.manifest import read_provenance, read_table
 from pipelines.scoring.score_files import read_scores
+from pipelines.workspace.manifest import read_provenance, read_table
 from tests.support import encode_png, file_contents, make_noise, stage_content, write_faces_parquet
 from tests.synthetic import write_video
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.manifest import read_table
 from pipelines.records import FINISHED, Status, VideoRow
 from pipelines.scoring.score_files import read_scores
+from pipelines.workspace.manifest import read_table
 from tests.conftest import Deepfake
 from tests.support import make_noise
 from tests.synthetic import write_video

@@ -12,9 +12,9 @@ import pytest
 from pipelines import DetectConfig, ExtractConfig, RunOptions, detect_faces, extract_frames
 from pipelines.errors import CheckpointError, ManifestError, SettingsChangedError
 from pipelines.faces.align import TEMPLATE
-from pipelines.image_files import read_image
-from pipelines.manifest import read_provenance, read_table, write_table
 from pipelines.records import LANDMARK_NAMES, FaceRow, VideoRow, rows_to_table, schema_of, table_to_rows
+from pipelines.system.image_files import read_image
+from pipelines.workspace.manifest import read_provenance, read_table, write_table
 from tests.support import file_contents, modification_times, stage_content, statuses, temporary_files
 from tests.synthetic import write_video
 
@@ -65,7 +65,7 @@ def test_rows_keep_the_frames_times_and_the_order_of_the_videos(faces_workspace:
 def test_the_provenance_names_detector_digest_and_the_frames_it_was_made_from(
     faces_workspace: Path, detector_file: Path
 ) -> None:
-    from pipelines.weights_files import file_digest
+    from pipelines.system.file_digest import file_digest
 
     provenance = read_provenance(faces_workspace / "detect-faces" / "manifest.parquet")
     assert provenance.settings["detector_sha256"] == file_digest(detector_file)

@@ -11,9 +11,9 @@ import pytest
 
 from pipelines import ExtractConfig, RunOptions, extract_frames
 from pipelines.errors import ConfigError, DatasetError, SettingsChangedError
-from pipelines.image_files import read_image
-from pipelines.manifest import read_provenance, read_table
 from pipelines.records import FrameRow, schema_of, table_to_rows
+from pipelines.system.image_files import read_image
+from pipelines.workspace.manifest import read_provenance, read_table
 from tests.support import make_noise, modification_times, stage_content, statuses, temporary_files
 from tests.synthetic import draw_frame, is_upright, read_number, write_video
 

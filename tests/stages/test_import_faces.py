@@ -18,9 +18,9 @@ from pipelines import ImportConfig, RunOptions, import_faces
 from pipelines.data import face_batches
 from pipelines.errors import CheckpointError, DatasetError, SettingsChangedError
 from pipelines.faces.align import TEMPLATE
-from pipelines.image_files import decode_image, read_image
-from pipelines.manifest import read_provenance, read_table
 from pipelines.records import LANDMARK_NAMES, FaceRow, schema_of, table_to_rows
+from pipelines.system.image_files import decode_image, read_image
+from pipelines.workspace.manifest import read_provenance, read_table
 from tests.support import (
     Image,
     encode_png,

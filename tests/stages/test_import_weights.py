@@ -16,14 +16,15 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines import ImportConfig, import_faces
-from pipelines.checkpoint import load_checkpoint, read_header
+from pipelines.checkpoints.checkpoint import load_checkpoint, read_header
+from pipelines.checkpoints.official_names import MODEL
+from pipelines.checkpoints.preprocessing import Preprocessing, cut_input, to_network_input
 from pipelines.errors import CheckpointError, ConfigError
-from pipelines.image_files import read_image
-from pipelines.manifest import read_table
-from pipelines.models.multi_attention.official import MODEL
-from pipelines.preprocessing import Preprocessing, cut_input, to_network_input
+from pipelines.models import build_model
 from pipelines.stages.import_weights import import_weights
-from pipelines.weights_files import file_digest
+from pipelines.system.file_digest import file_digest
+from pipelines.system.image_files import read_image
+from pipelines.workspace.manifest import read_table
 from tests.conftest import Deepfake
 from tests.models.official import random_detector
 from tests.support import encode_png, write_faces_parquet
@@ -146,7 +147,7 @@ def test_a_plain_state_dict_of_data_parallel_training_gives_the_same_network(
     expected, got = load_file(imported), load_file(output)
     assert expected.keys() == got.keys() and summary.tensors == len(got)
     assert all(torch.equal(value, got[name]) for name, value in expected.items())
-    assert not load_checkpoint(str(output)).network.training
+    assert not load_checkpoint(str(output), build_model).network.training
 
 
 @pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])

@@ -15,10 +15,10 @@ from pipelines.data.leaks import find_leaks
 from pipelines.datasets.dataset import Dataset, Finding, Listing
 from pipelines.datasets.table import DATASETS
 from pipelines.errors import ConfigError, DatasetError, SettingsChangedError, StorageError
-from pipelines.manifest import read_provenance
-from pipelines.progress import Progress
 from pipelines.records import SPLITS, VideoRow
-from pipelines.stage_folder import StageFolder
+from pipelines.system.progress import Progress
+from pipelines.workspace.folder import StageFolder
+from pipelines.workspace.manifest import read_provenance
 from tests.datasets.trees import make_video
 from tests.support import make_noise, modification_times, temporary_files
 from tests.synthetic import write_video

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from pipelines import PredictConfig, RunOptions, Shard, merge_scores, predict, predict_faces
-from pipelines.checkpoint import load_checkpoint, save_checkpoint
+from pipelines.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from pipelines.errors import ConfigError
+from pipelines.models import build_model
 from pipelines.records import ScoreRow
 from pipelines.scoring.score_files import read_scores
 from tests.support import encode_png, file_contents, make_noise, statuses, temporary_files
@@ -206,7 +207,7 @@ def test_scores_that_do_not_belong_together_are_refused(
     if what == "settings":
         config = replace(config, min_frames=2)
     elif what == "weights":
-        loaded = load_checkpoint(str(checkpoint))
+        loaded = load_checkpoint(str(checkpoint), build_model)
         other = {name: value * 1.5 for name, value in loaded.network.state_dict().items()}
         save_checkpoint(tmp_path / "other.safetensors", other, loaded.header)
         config = replace(config, checkpoint=str(tmp_path / "other.safetensors"))

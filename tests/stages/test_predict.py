@@ -24,13 +24,14 @@ from pipelines import (
     predict,
     predict_faces,
 )
-from pipelines.checkpoint import load_checkpoint, save_checkpoint
+from pipelines.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from pipelines.errors import CheckpointError, ConfigError, ManifestError, StorageError
-from pipelines.manifest import read_provenance
+from pipelines.models import build_model
 from pipelines.records import FaceScoreRow, ScoreRow, schema_of
 from pipelines.scoring.aggregate import aggregate_video
 from pipelines.scoring.score_files import read_scores
-from pipelines.weights_files import file_digest
+from pipelines.system.file_digest import file_digest
+from pipelines.workspace.manifest import read_provenance
 from tests.support import encode_png, make_noise, statuses, temporary_files, write_faces_parquet
 from tests.synthetic import write_video
 
@@ -416,7 +417,7 @@ def test_an_output_that_can_not_be_written_is_refused_before_any_work(
 def test_another_detector_than_the_checkpoints_is_a_warning(
     config: PredictConfig, pictures: Path, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    loaded = load_checkpoint(str(checkpoint))
+    loaded = load_checkpoint(str(checkpoint), build_model)
     contract = replace(loaded.header.preprocessing, detector_sha256="0" * 64)
     other = tmp_path / "other.safetensors"
     save_checkpoint(other, loaded.network.state_dict(), replace(loaded.header, preprocessing=contract))

@@ -17,14 +17,15 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines import PredictConfig, RunOptions, predict, predict_faces
-from pipelines.checkpoint import load_checkpoint, read_header, save_checkpoint
+from pipelines.checkpoints.checkpoint import load_checkpoint, read_header, save_checkpoint
+from pipelines.checkpoints.weights_files import read_state
 from pipelines.errors import CheckpointError, ConfigError
-from pipelines.manifest import read_note, read_provenance
+from pipelines.models import build_model
 from pipelines.records import ScoreRow
 from pipelines.scoring.aggregate import aggregate_video
 from pipelines.scoring.calibration import Calibration, write_calibrated_copy
 from pipelines.scoring.score_files import read_scores
-from pipelines.weights_files import read_state
+from pipelines.workspace.manifest import read_note, read_provenance
 from tests.conftest import Deepfake
 from tests.support import differences, encode_png, make_noise, temporary_files
 
@@ -225,8 +226,8 @@ def test_a_calibrated_copy_is_the_checkpoint_with_another_header(calibrated: Pat
     assert Calibration.from_json(after.calibration or {}) == CALIBRATION
     assert replace(after.preprocessing, threshold=0.5) == before.preprocessing and after.preprocessing.threshold == 0.8
     assert replace(after, calibration=None, preprocessing=before.preprocessing) == before
-    loaded = load_checkpoint(str(calibrated)).network.state_dict()
-    assert differences(loaded, load_checkpoint(str(checkpoint)).network.state_dict()) == []
+    loaded = load_checkpoint(str(calibrated), build_model).network.state_dict()
+    assert differences(loaded, load_checkpoint(str(checkpoint), build_model).network.state_dict()) == []
 
 
 def test_half_precision_stays_half_precision(checkpoint: Path, tmp_path: Path) -> None:

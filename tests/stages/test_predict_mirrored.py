@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import PredictConfig, predict_faces
-from pipelines.checkpoint import read_header, save_checkpoint
-from pipelines.weights_files import read_state
+from pipelines.checkpoints.checkpoint import read_header, save_checkpoint
+from pipelines.checkpoints.weights_files import read_state
 
 
 def test_a_mirrored_contract_takes_the_mean_of_a_face_and_its_mirror_image(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipelines.manifest import digest_json
 from pipelines.scoring.score_files import read_scores
+from pipelines.workspace.manifest import digest_json
 from tests.conftest import Deepfake
 
 

@@ -27,10 +27,10 @@ from pipelines import (
     train,
 )
 from pipelines.errors import ConfigError, ManifestError, SettingsChangedError
-from pipelines.manifest import read_table
-from pipelines.progress import Progress
 from pipelines.records import VideoRow
-from pipelines.stage_loop import StageSummary
+from pipelines.system.progress import Progress
+from pipelines.workspace.manifest import read_table
+from pipelines.workspace.run_loop import StageSummary
 from tests.support import encode_png, file_contents, make_noise, stage_content, statuses, temporary_files
 from tests.synthetic import write_video
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import DetectConfig, ExtractConfig, ImportConfig, RunOptions, detect_faces, extract_frames, import_faces
-from pipelines.manifest import read_table
+from pipelines.workspace.manifest import read_table
 from tests.conftest import Deepfake
 from tests.support import (
     REPOSITORY,

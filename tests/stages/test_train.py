@@ -22,7 +22,7 @@ from pipelines import (
     predict_faces,
     train,
 )
-from pipelines.checkpoint import read_header
+from pipelines.checkpoints.checkpoint import read_header
 from pipelines.errors import (
     CheckpointError,
     ConfigError,
@@ -32,11 +32,11 @@ from pipelines.errors import (
     StorageError,
     TrainingDivergedError,
 )
-from pipelines.manifest import read_provenance, read_table
 from pipelines.models import build_model
-from pipelines.progress import Progress
 from pipelines.records import EpochRow, schema_of, table_to_rows
+from pipelines.system.progress import Progress
 from pipelines.training.settings import replace_settings
+from pipelines.workspace.manifest import read_provenance, read_table
 from tests.conftest import CROP_BOX
 from tests.support import make_noise, temporary_files, write_faces_parquet
 

@@ -25,15 +25,15 @@ from pipelines import (
     preview_augmentations,
     train,
 )
-from pipelines.checkpoint import read_header
+from pipelines.checkpoints.checkpoint import read_header
 from pipelines.errors import ConfigError, DatasetError, LeakError, ManifestError, SettingsChangedError
 from pipelines.faces.align import template_points
 from pipelines.faces.crops import landmark_columns
-from pipelines.image_files import SEPARATOR_PX
-from pipelines.manifest import read_provenance, read_table, write_table
 from pipelines.records import EpochRow, VideoRow, table_to_rows
 from pipelines.stages.train import make_contract
+from pipelines.system.image_files import SEPARATOR_PX
 from pipelines.training.settings import replace_settings
+from pipelines.workspace.manifest import read_provenance, read_table, write_table
 from tests.conftest import CROP_BOX
 from tests.support import make_noise, temporary_files, write_faces_parquet
 

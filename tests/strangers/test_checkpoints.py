@@ -13,16 +13,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from pipelines.checkpoint import load_checkpoint, read_header
+from pipelines.checkpoints.checkpoint import load_checkpoint, read_header
 from pipelines.config import PredictConfig
 from pipelines.errors import CheckpointError
 from pipelines.faces.detector import load_detector
+from pipelines.models import build_model
 from pipelines.scoring.calibration import Calibration
 from pipelines.scoring.settings import resolve_settings
+from tests.checkpoints.test_weights_files import RunsCode
 from tests.conftest import Deepfake
 from tests.strangers.tampering import change_header, error_line, pack
 from tests.support import make_noise, write_faces_parquet
-from tests.test_weights import RunsCode
 
 Header = dict[str, Any]
 HUGE = 10**9
@@ -174,7 +175,7 @@ def test_a_header_that_asks_for_what_can_not_be_is_refused(
 ) -> None:
     path = change_header(checkpoint, tmp_path / "changed.safetensors", change)
     with pytest.raises(CheckpointError, match=message):
-        load_checkpoint(str(path))
+        load_checkpoint(str(path), build_model)
 
 
 def _fit(**values: Any) -> Header:
@@ -259,7 +260,7 @@ def test_weights_that_are_not_where_the_header_says_are_refused(
     path = tmp_path / "weights.safetensors"
     path.write_bytes(pack(json.dumps(outer).encode(), data))
     with pytest.raises(CheckpointError, match="is not a whole safetensors file .*; get it again"):
-        load_checkpoint(str(path))
+        load_checkpoint(str(path), build_model)
 
 
 @pytest.mark.parametrize("cut", [-1, -1000, 9])
@@ -268,7 +269,7 @@ def test_a_whole_header_before_other_data_is_refused(checkpoint: Path, tmp_path:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(content[:cut] if cut < 0 else content + b"x" * cut)
     with pytest.raises(CheckpointError, match="is not a whole safetensors file .*; get it again"):
-        load_checkpoint(str(path))
+        load_checkpoint(str(path), build_model)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -280,7 +281,7 @@ def test_weights_that_are_no_numbers_are_refused(checkpoint: Path, tmp_path: Pat
     with pytest.raises(
         CheckpointError, match="holds weights that are no numbers, in classifier.2.bias; pass an earlier"
     ):
-        load_checkpoint(str(path))
+        load_checkpoint(str(path), build_model)
 
 
 @pytest.mark.parametrize("command", ["predict", "inspect", "export", "calibrate", "evaluate"])
@@ -294,4 +295,4 @@ def test_a_hostile_header_is_one_line_in_every_command(
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "/dev/zero", "."])
 def test_a_name_that_no_file_can_have_is_no_checkpoint(name: str) -> None:
     with pytest.raises(CheckpointError, match="is neither a file nor a known checkpoint"):
-        load_checkpoint(name)
+        load_checkpoint(name, build_model)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.csv_text import FORMULA_STARTS
 from pipelines.evaluation.sources import read_score_file
 from pipelines.records import ScoreRow
 from pipelines.scoring.score_files import read_scores, write_scores
+from pipelines.system.csv_text import FORMULA_STARTS
 from tests.conftest import Deepfake
 from tests.strangers.tampering import error_line
 from tests.synthetic import write_video

@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 
 from pipelines import RunOptions, extract_frames, merge_stage
-from pipelines.config import ExtractConfig
+from pipelines.config import ExtractConfig, Shard
 from pipelines.errors import ManifestError
-from pipelines.manifest import Provenance, read_table, write_table
 from pipelines.records import FaceRow, FrameRow, VideoRow, rows_to_table, table_to_rows
-from pipelines.shards import Shard
+from pipelines.workspace.manifest import Provenance, read_table, write_table
 from tests.conftest import Deepfake
 from tests.strangers.tampering import change_cell, error_line
 from tests.support import file_contents

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.checkpoint import read_header
+from pipelines.checkpoints.checkpoint import read_header
 from pipelines.engines.onnx_file import HEADER_KEY, INPUT, OUTPUT
 from tests.conftest import Deepfake
 from tests.strangers.tampering import error_line

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import table_checks
 from pipelines.errors import ConfigError, DatasetError, ManifestError
 from pipelines.evaluation.sources import read_labelled, read_score_file
-from pipelines.manifest import Provenance, read_provenance, read_table, write_table
 from pipelines.records import ScoreRow, VideoRow, rows_to_table, table_to_rows
 from pipelines.scoring.score_files import read_scores, write_scores
+from pipelines.workspace import table_checks
+from pipelines.workspace.manifest import Provenance, read_provenance, read_table, write_table
 from tests.conftest import Deepfake
 from tests.strangers.tampering import change_column, error_line
 from tests.support import make_noise, write_faces_parquet

@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import weights
+from pipelines.checkpoints.preprocessing import Preprocessing
 from pipelines.data.faces import Face
 from pipelines.errors import ConfigError, StorageError, TrainingDivergedError
-from pipelines.manifest import Provenance
-from pipelines.preprocessing import Preprocessing
 from pipelines.records import EpochRow
 from pipelines.training.config import TrainOptions, make_train_config
 from pipelines.training.launch import check_devices, launch, make_fabric
 from pipelines.training.loop import StepReport
 from pipelines.training.run import Run
+from pipelines.workspace.manifest import Provenance
 from tests.conftest import CROP_BOX, Image
 
 EXACT = {

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipelines.checkpoints.preprocessing import Preprocessing, to_network_input
 from pipelines.data.faces import Face, FaceImages
-from pipelines.preprocessing import Preprocessing, to_network_input
 from pipelines.records import EpochRow
 from pipelines.training.config import TrainConfig, make_train_config
 from pipelines.training.loop import StepReport, Trainer, ValidationScores

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.image_files import read_image
 from pipelines.records import EpochRow
+from pipelines.system.image_files import read_image
 from pipelines.training import monitor as monitor_module
 from pipelines.training.monitor import RunMonitor, peak_memory_mb
 from tests.support import temporary_files

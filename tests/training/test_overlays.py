@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipelines.image_files import SEPARATOR_PX
+from pipelines.system.image_files import SEPARATOR_PX
 from pipelines.training.overlays import draw_attention_maps, stack_panels
 
 SIZE_PX = 64

@@ -19,18 +19,18 @@ from timm.models.efficientnet import EfficientNet
 from torch import nn
 
 import pipelines.training.run
-from pipelines.checkpoint import read_header
+from pipelines.checkpoints.checkpoint import read_header
+from pipelines.checkpoints.preprocessing import Preprocessing, to_network_input
 from pipelines.data.faces import Face
 from pipelines.errors import ConfigError, TrainingDivergedError
-from pipelines.manifest import Provenance
 from pipelines.models.multi_attention.network import MultiAttentionDetector
-from pipelines.preprocessing import Preprocessing, to_network_input
 from pipelines.records import EpochRow
 from pipelines.training.config import TrainOptions, make_train_config
 from pipelines.training.launch import choose_precision, launch
 from pipelines.training.loop import StepReport, Trainer
 from pipelines.training.monitor import LOG_COLUMNS, SPEED_COLUMNS
 from pipelines.training.run import Run, continue_run
+from pipelines.workspace.manifest import Provenance
 from tests.support import differences, temporary_files
 
 BODY = {

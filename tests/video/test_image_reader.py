@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pipelines.errors import UnreadableError
+from pipelines.system.image_header import read_image_size
 from pipelines.video import KNOWN_IMAGE_SUFFIXES, open_video
-from pipelines.video.image_header import read_image_size
 from tests.synthetic import draw_frame, is_upright, read_number
 
 PICTURE = draw_frame(77, (200, 120))

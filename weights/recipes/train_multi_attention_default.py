@@ -27,8 +27,8 @@ from pipelines import (
     make_train_config,
     train,
 )
-from pipelines.durable_files import replace_atomically
-from pipelines.progress import Progress
+from pipelines.system.atomic_files import replace_atomically
+from pipelines.system.progress import Progress
 
 SHARED = Path("../shared")
 NAME = "multi-attention-default"

@@ -1,0 +1,1 @@
+"""The machine underneath: processes, memory, files, images on disk, devices, progress."""

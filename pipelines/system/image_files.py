@@ -1,0 +1,70 @@
+"""Pictures (H, W, 3) uint8 RGB: on disk, PNG without loss or JPEG, and several joined to one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.errors import InputError, ManifestError
+from pipelines.system.image_header import read_image_size
+from pipelines.system.image_limits import MAX_PIXELS
+
+Image = npt.NDArray[np.uint8]
+PNG_COMPRESSION = 1
+"""Of 0..9: larger files, several times faster than the default."""
+JPEG_QUALITY = 95
+WHITE = 255
+SEPARATOR_PX = 2
+
+
+def write_image(path: Path, image: Image) -> None:
+    """Write as the suffix says; encoded in memory first, so a full disk is an OSError and not silence."""
+    path.write_bytes(encode_image(image, path.suffix))
+
+
+def encode_image(image: Image, suffix: str) -> bytes:
+    """The file's content for `.png` or `.jpg`."""
+    is_png = suffix == ".png"
+    options = [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION] if is_png else [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    return cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+
+
+def read_image(path: Path) -> Image:
+    """A picture that a stage has written.
+
+    Raises:
+        InputError: it is missing or damaged.
+        ManifestError: it is a link, which no stage writes, and may lead anywhere.
+    """
+    if path.is_symlink():
+        raise ManifestError(
+            f"{path} is a link, not a picture; put a copy of the picture there, or make the stage again"
+        )
+    image = decode_image(path.read_bytes() if path.is_file() else b"")
+    if image is None:
+        raise InputError(f"{path} is missing or damaged; make the stage again with --overwrite")
+    return image
+
+
+def decode_image(data: bytes) -> Image | None:
+    """(H, W, 3) uint8 RGB from an encoded picture, or None if it does not decode or is larger than any that is read."""
+    size_px = read_image_size(data)
+    if size_px is not None and size_px[0] * size_px[1] > MAX_PIXELS:
+        return None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error:  # a header that claims more pixels than OpenCV allows
+        return None
+    return None if image is None else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def join_images(images: Sequence[Image], *, axis: int, gap_px: int = SEPARATOR_PX) -> Image:
+    """Side by side (axis 1) or one below the other (axis 0), of equal length across the axis, with white in between."""
+    gap_shape = list(images[0].shape)
+    gap_shape[axis] = gap_px
+    gap = np.full(gap_shape, WHITE, np.uint8)
+    return np.concatenate([part for image in images for part in (gap, image)][1:], axis=axis)
