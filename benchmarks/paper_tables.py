@@ -1,4 +1,4 @@
-"""Tables 5 and 6 of the paper at a scale for two cores, and its figures 4 to 6: writes docs/ablations.md and the picture.
+"""Tables 5 and 6 of the paper at a scale for two cores, and its figures 4 to 6: writes docs/research/ablations.md and the picture.
 
     python benchmarks/paper_tables.py --train WORKSPACE --val WORKSPACE --other WORKSPACE --init BACKBONE_WEIGHTS
 
@@ -129,7 +129,7 @@ def main() -> None:
         "seeds": len(SEEDS),
         "start": json.loads((options.work / "start.json").read_text()),
     }
-    write_page(options.docs / "ablations.md", TABLE_6, TABLE_5, results, facts)
+    write_page(options.docs / "research" / "ablations.md", TABLE_6, TABLE_5, results, facts)
 
 
 def read_faces(workspace: Path) -> list[Face]:

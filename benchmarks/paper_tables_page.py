@@ -1,4 +1,4 @@
-"""The page docs/ablations.md, from the measured runs and the words of `ablations_template.md`."""
+"""The page docs/research/ablations.md, from the measured runs and the words of `ablations_template.md`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Trains short candidates for the embedded weights on equal terms and measures each on three files of labelled faces.
 
     python benchmarks/weights_candidates.py FOLDER NAME[:SEED] …
-    python benchmarks/weights_candidates.py FOLDER --page docs/candidates.md
+    python benchmarks/weights_candidates.py FOLDER --page docs/research/candidates.md
 
 FOLDER holds the workspaces train, val, val_other_people and swap_pairs, made by `deepfake import-faces`. All begin with the
 same weights and see as many faces; two can run beside each other, each on one core. A finished candidate is one
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help=f"each NAME or NAME:SEED; names: {', '.join(CANDIDATES)}")
     parser.add_argument("--init", default=BASE["init"], help="the weights that all begin with")
     parser.add_argument(
-        "--page", type=Path, help="write the tables of all finished candidates, such as docs/candidates.md"
+        "--page", type=Path, help="write the tables of all finished candidates, such as docs/research/candidates.md"
     )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
