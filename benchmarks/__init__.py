@@ -1,1 +1,1 @@
-"""Measurements: `python -m benchmarks` for `predict`, the scripts beside it for the rest. Not installed."""
+"""Measurements: `python -m benchmarks` for `predict`, the other scripts for the rest. Not installed."""

@@ -3,7 +3,7 @@
     python -m benchmarks CLIP -o local/benchmarks [--rounds 3] [--only PART,…] [--page docs/benchmarks.md]
 
 CLIP: ten seconds of 1080p of a talking head; the other clips of its folder are timed, too. Whole pipelines run in turn, each
-in a process of its own, `--rounds` times: ratios are of one round. Parts run once, each the best of some repeats. `--only`
+in a separate process, `--rounds` times: ratios are of one round. Parts run once, each the best of some repeats. `--only`
 measures some parts again and keeps the others. Both extras, onnx and openvino, are needed.
 """
 

@@ -88,7 +88,7 @@ def measure(file: Measured, data: Path, work: Path) -> Report:
 
 
 def calibrate(method: str, data: Path, work: Path) -> Report:
-    """Fitted to the first file, measured on the second: nobody is in both."""
+    """Fitted to the first file, measured on the second; no person is in both."""
     for file in FILES[:2]:
         if not (work / "faces" / file.name / "detect-faces" / "manifest.parquet").is_file():
             _run("import-faces", data / file.source, "-w", work / "faces" / file.name, "-q")

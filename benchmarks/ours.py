@@ -49,7 +49,7 @@ class Embedded:
         self.scorer.classify([np.zeros((size, size, 3), np.uint8)] * BATCH)
 
     def run(self, clip: Path, _boxes: Any) -> dict[str, float]:
-        """Seconds of each stage alone, and of all together, where decoding goes on beside the networks."""
+        """Seconds of each stage alone, and of all together, where decoding runs in parallel with the networks."""
         scorer = self.scorer
         assert scorer.detector
         clock = [time.perf_counter()]

@@ -1,4 +1,4 @@
-"""Single parts: one network, one decoder, memory, resume, two workers. Each function is measured in a process of its own."""
+"""Single parts: one network, one decoder, memory, resume, two workers. Each function is measured in a separate process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GOP_SECONDS = 10
 
 
 def best_seconds(work: Callable[[], Any], repeats: int = 3) -> float:
-    """The least of some times, after one to warm up: what the machine can do when nobody is in the way."""
+    """The least of some times, after one to warm up: what the machine can do undisturbed."""
     work()
     times = []
     for _ in range(repeats):

@@ -2,7 +2,7 @@
 
     python -m benchmarks.soak -o local/soak [--videos 2000] [--workers 2]
 
-The videos are made in the output folder: the example clip, shifted and cut short, each with bytes of its own. One in twenty
+The videos are made in the output folder: the example clip, shifted and cut short, each with different bytes. One in twenty
 is damaged. What it prints is for docs/reliability.md; it ends with 1 where a row is missing or has another status than
 it should.
 """

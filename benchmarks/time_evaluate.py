@@ -2,7 +2,7 @@
 
 python benchmarks/time_evaluate.py [--faces N] [--videos N] [--rounds N]
 
-Each case is a process of its own: the faces in one Parquet file, in a folder with a file a video as `predict --details` writes
+Each case is a separate process: the faces in one Parquet file, in a folder with a file a video as `predict --details` writes
 them, and the videos of four methods, which makes a table of parts.
 """
 
@@ -122,7 +122,7 @@ def write_labels(path: Path, labels: Sequence[int] | Integers, *, with_methods: 
 
 
 def time_command(details: Path, labels: Path, rounds: int) -> Run:
-    """The whole command in a process of its own."""
+    """The whole command in a separate process."""
     report = details.parent / "report.json"
     command = [sys.executable, "-m", "deepfake_cli", "evaluate", str(details), "--labels", str(labels), "-q"]
     command += ["--rounds", str(rounds), "-o", str(report), "--pictures", str(details.parent / "pictures")]

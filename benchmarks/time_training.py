@@ -4,7 +4,7 @@
 
 The step is that of the preset `paper` on the MobileNetV2 body at 160 px: both passes, regional independence loss, AdamW.
 The naive step decodes and cuts its images itself, keeps them in the default memory layout, and takes the clean and then the
-degraded images through forward, loss and backward. All are timed in turn, each in a process of its own, several times; the
+degraded images through forward, loss and backward. All are timed in turn, each in a separate process, several times; the
 ratio is what counts.
 """
 
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def time_in_turn(ways: Sequence[str], options: argparse.Namespace) -> dict[str, list[float]]:
-    """Images per second of each, one after the other in every round, each in a process of its own."""
+    """Images per second of each, one after the other in every round, each in a separate process."""
     rates: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(options.rounds):
         for way in ways:

@@ -4,7 +4,7 @@
     python benchmarks/weights_candidates.py FOLDER --page docs/research/candidates.md
 
 FOLDER holds the workspaces train, val, val_other_people and swap_pairs, made by `deepfake import-faces`. All begin with the
-same weights and see as many faces; two can run beside each other, each on one core. A finished candidate is one
+same weights and see as many faces; two can run in parallel, each on one core. A finished candidate is one
 JSON file in FOLDER/candidates; run again to go on.
 """
 
@@ -78,7 +78,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "plain-blend-1": "self-blends only",
         "plain-swaps-0.3": "30 % imitated swaps",
         "plain-both-0.6": "30 % self-blends, 30 % imitated swaps",
-        "plain-pairs": "30 % self-blends, fakes beside their originals",
+        "plain-pairs": "30 % self-blends, fakes paired with their originals",
         "plain-cameras": "30 % self-blends, `cameras`",
     },
     "network": {

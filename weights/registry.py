@@ -1,4 +1,4 @@
-"""The registry of weights: one entry per name. A new file is one line here and one model card beside it."""
+"""The registry of weights: one entry per name. A new file is one line here and one model card in this folder."""
 
 from __future__ import annotations
 

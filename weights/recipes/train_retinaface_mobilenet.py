@@ -52,7 +52,7 @@ SCALE_BATCHES = 200
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the training with a learning-rate curve of its own."""
+    """A part of the training with a separate learning-rate schedule."""
 
     name: str
     """Of its folder; the seed of its images is its place in the order."""
@@ -190,7 +190,7 @@ def imitation_losses(student: Answers, teacher: Answers) -> dict[str, Tensor]:
 
 
 def _class_loss(student: Tensor, teacher: Tensor, total_trust: Tensor) -> Tensor:
-    """KL divergence per anchor: faces and background normalised apart, so the many easy anchors drown nobody."""
+    """KL divergence per anchor: faces and background normalised apart, so that the many easy anchors do not dominate."""
     p_student, p_teacher = student.sigmoid(), teacher.sigmoid()
     divergence = F.binary_cross_entropy_with_logits(student, p_teacher, reduction="none")
     divergence = divergence - F.binary_cross_entropy_with_logits(teacher, p_teacher, reduction="none")
@@ -262,7 +262,7 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
 
 
 def iterate_batches(options: argparse.Namespace, phase: Phase, first_step: int, end_step: int) -> Iterator[Tensor]:
-    """Batches first_step..end_step, made by one process beside the training."""
+    """Batches first_step..end_step, made by a process that runs in parallel with the training."""
     photos = read_photos(options.photos, held_out=False)
     crops = read_face_crops(options.faces, every=CROPS_EVERY)
     print(f"{len(photos)} photos, {len(crops)} face crops", flush=True)
@@ -278,7 +278,7 @@ def iterate_batches(options: argparse.Namespace, phase: Phase, first_step: int, 
 
 
 def save_checkpoint(path: Path, state: dict[str, object]) -> None:
-    """Written beside its place and renamed, so an interruption leaves the former one whole."""
+    """Written to a temporary name and renamed, so an interruption leaves the previous file intact."""
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     os.replace(partial, path)
