@@ -50,7 +50,7 @@ OTHERS = (
     Package("tqdm", "tqdm"),
     Package("typer", "typer"),
 )
-DECORD = (Package("decord", "decord", is_optional=True),)
+DECORD = (Package("decord2", "decord", is_optional=True),)
 ENGINES = {"onnxruntime": "onnx", "openvino": "openvino"}
 """What `predict --engine` can use beside torch, and the extra that brings it."""
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 DIGITS = 12
 """Of a digest, where people read it."""
 COMPUTING = (
-    "deepfake", "torch", "torchvision", "timm", "numpy", "av", "decord", "opencv-python", "opencv-python-headless",
+    "deepfake", "torch", "torchvision", "timm", "numpy", "av", "decord2", "opencv-python", "opencv-python-headless",
     "onnxruntime", "openvino",
 )  # fmt: skip
 """Packages of which another version may give other digits."""

@@ -1,4 +1,4 @@
-"""Reads frames with decord, which knows no pts and time base: those come from the packet scan."""
+"""Reads frames with decord, which reports no pts or time base: those come from the packet scan."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from pipelines.video.reader import Frame, Indices, VideoInfo, check_indices
 
 REMEDY = "use --decoder pyav"
 
-# Measured with decord 0.6.0: in MPEG-TS its first frame can be that of the second keyframe; only these start rightly.
+# Measured with decord2 3.4.0: in MPEG-TS its first frame can be that of the second keyframe; these start correctly.
 RELIABLE_FORMATS: Final = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
-# decord turns the picture by the display matrix of these; in others its FFmpeg 4 does not know the matrix.
+# decord applies the display matrix of these; for other containers that is not verified.
 ROTATING_FORMATS: Final = RELIABLE_FORMATS[:1]
 
 
 class DecordReader:
     """A video read with decord, every frame in order.
 
-    decord's `skip_frames`, `seek_accurate` and `get_batch` give wrong frames for H.265 and several containers.
+    Its `skip_frames`, `seek_accurate` and `get_batch` return wrong frames, for instance for open GOPs.
     """
 
     def __init__(self, path: Path) -> None:
@@ -106,5 +106,5 @@ def _import_decord() -> Any:
     try:
         import decord
     except ImportError as error:
-        raise ConfigError("decord is not installed; pip install decord, or use --decoder pyav") from error
+        raise ConfigError("decord is not installed; pip install decord2, or use --decoder pyav") from error
     return decord
