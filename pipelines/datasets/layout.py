@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.datasets.dataset import Finding
 from pipelines.errors import DatasetError
 from pipelines.records import SPLITS, Split, VideoRow
+from pipelines.workspace.scan import walk
 
 EXAMPLES = 3
 
@@ -37,20 +38,6 @@ def videos_in(folder: Path, *, recursive: bool = False) -> list[Path]:
     else:
         paths = (Path(entry) for entry in os.scandir(folder) if entry.is_file())
     return sorted(path for path in paths if path.suffix.lower() in KNOWN_VIDEO_SUFFIXES and path.name[0] != ".")
-
-
-def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """The folder and those below it, each with the names of its files.
-
-    Symbolic links to folders are followed, except to a folder that holds the link: that would never end.
-    """
-    above = {str(folder): frozenset({os.path.realpath(folder)})}
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        way = above.pop(parent)
-        real_paths = {name: os.path.realpath(os.path.join(parent, name)) for name in sorted(folders)}
-        folders[:] = [name for name, real_path in real_paths.items() if real_path not in way]
-        above |= {os.path.join(parent, name): way | {real_paths[name]} for name in folders}
-        yield Path(parent), files
 
 
 def absolute(path: Path) -> str:

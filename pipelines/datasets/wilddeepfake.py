@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.datasets.dataset import Dataset, Finding, Listing, PublishedCount
-from pipelines.datasets.layout import absolute, folders_in, keep_first, name_some, no_layout, walk
+from pipelines.datasets.layout import absolute, folders_in, keep_first, name_some, no_layout
 from pipelines.records import LABELS, VideoRow
+from pipelines.workspace.scan import walk
 
 NAME = "wilddeepfake"
 OFFICIAL_SPLITS = ("train", "test")

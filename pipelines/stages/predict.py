@@ -79,7 +79,7 @@ def predict(
     check_score_path(output, excel_safe=excel_safe)
     settings = resolve_settings(config)
     found = find_inputs([inputs] if isinstance(inputs, (str, Path)) else inputs, splits=splits)
-    videos = describe_inputs(found.files)
+    videos = describe_inputs(found.files, with_labels=False)
     batch = _Batch(settings, options, output, excel_safe, details, on_row, on_progress)
     summary = batch.run(videos, lambda video: VideoJob(Path(video.path)))
     return replace(summary, num_ignored=found.num_ignored)

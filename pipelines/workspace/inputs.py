@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
 from pipelines.errors import ConfigError, DatasetError
-from pipelines.records import VideoRow, table_to_rows
+from pipelines.records import LABELS, SPLITS, VideoRow, table_to_rows
 from pipelines.system.atomic_files import storage_error
 from pipelines.system.file_digest import file_digest
 from pipelines.workspace.labels import VideoLabel, label_and_split_in, read_labels
 from pipelines.workspace.manifest import read_table
+from pipelines.workspace.scan import scan_folder
 
 log = logging.getLogger(__name__)
 LIST_SUFFIX = ".txt"
@@ -30,86 +31,96 @@ class InputFile:
     name: str
     """Relative to the named folder, or the file's own name; with slashes."""
     folder_name: str = ""
-    """Name of the named folder, or of the folders a named file lies in; may be `real` or `fake`."""
+    """Name of the named folder, or of the folders that contain a named file, as far up as they are called `real`, `fake`,
+    `train`, `val` or `test`."""
     listed: VideoRow | None = None
-    """Its row, where it was named by a videos manifest: that knows its key and label."""
+    """Its row in the videos manifest that names it, with key and label."""
 
 
 @dataclass(frozen=True)
 class FoundInputs:
-    """The files of a run, in a fixed order, and how many others lay beside them."""
+    """The files of a run, in a fixed order, and how many others are in their folders."""
 
     files: list[InputFile]
     num_ignored: int
 
 
 def find_inputs(
-    named: Iterable[str | Path], *, workspace: Path | None = None, splits: Sequence[str] = ()
+    named: str | Path | Iterable[str | Path], *, workspace: str | Path | None = None, splits: Sequence[str] = ()
 ) -> FoundInputs:
-    """Files as named, and what is or may be a video in folders, recursively.
+    """The named files, and the videos and images in named folders and their subfolders.
 
-    A file that is named gets a row whatever it is. In a folder, a file with a known video or image suffix does; any other
-    only if its container opens as video. A `.txt` file is a list of inputs, one path a line. What a stage has written into
-    a `workspace` inside a named folder is no input. A `.parquet` file is a videos manifest, as `index` writes it; of its
-    videos only those of the `splits` are taken, if any are given.
+    A named file gets a row whatever it is; `scan_folder` says what is taken from a folder. A `.txt` file is a list of
+    inputs, one path per line. A `.parquet` file is a videos manifest written by `index`; with `splits`, only its videos of
+    those splits are taken.
+
+    Args:
+        workspace: of this run; what it contains is not an input.
 
     Raises:
         ConfigError: nothing was found, or splits are wanted of inputs that have none or do not exist.
     """
     files: dict[Path, InputFile] = {}
     num_ignored = 0
-    for path in map(Path, _expand_lists(named)):
+    for path in map(Path, _expand_lists([named] if isinstance(named, (str, Path)) else named)):
         if path.suffix.lower() == MANIFEST_SUFFIX and path.is_file():
             for row in _read_listed(path, splits):
                 files[Path(row.path)] = InputFile(Path(row.path), f"{row.video_key}{Path(row.path).suffix}", listed=row)
             continue
         if splits:
-            if not os.path.exists(path):  # nor does a name that no file can have
+            if not os.path.exists(path):  # False for an impossible name too
                 raise ConfigError(f"{path} does not exist; check the path")
             raise ConfigError(f"{path} has no splits to choose from; name a videos manifest made by: deepfake index")
         if not _is_folder(path):
-            files.setdefault(path, InputFile(path, path.name, "/".join(path.parent.parts[-2:])))
+            files.setdefault(path, InputFile(path, path.name, _folder_names(path.parent, 2)))
             continue
-        own = workspace.resolve() if workspace else None
-        for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
-            if own and own.is_relative_to(path.resolve()) and file.resolve().is_relative_to(own):
-                continue
-            if _belongs(file):
-                name = file.relative_to(path).as_posix()
-                files.setdefault(file, InputFile(file, name, path.resolve().name))
-            else:
-                num_ignored += 1
+        found, others = scan_folder(path, Path(workspace) if workspace else None)
+        folder_name = f"{path.resolve().name}/{_folder_names(path, 1)}"  # of a link: the target's name and its own
+        for file in found:
+            name = path.name if file == path else file.relative_to(path).as_posix()
+            files.setdefault(file, InputFile(file, name, folder_name))
+        num_ignored += others
     if not files:
         raise ConfigError("no videos found; pass video files or folders that hold some")
     return FoundInputs(list(files.values()), num_ignored)
 
 
 def describe_inputs(
-    files: Sequence[InputFile], *, labels: Path | None = None, digest_of: Callable[[Path], str] = file_digest
+    files: Sequence[InputFile],
+    *,
+    labels: str | Path | None = None,
+    with_labels: bool = True,
+    digest_of: Callable[[Path], str] = file_digest,
 ) -> list[VideoRow]:
-    """One row per input, with `status` unreadable where the file can not even be read.
+    """One row per input; its `status` is unreadable if the file cannot be read.
 
     Labels come from the CSV, else from folders named `real` and `fake` (and `train`, `val`, `test`).
+
+    Args:
+        with_labels: whether labels are wanted at all; without them, copies in `real` and `fake` do not conflict.
 
     Raises:
         DatasetError: labels that contradict each other, also between copies of one content.
     """
-    found = [VideoLabel.of(file.listed) if file.listed else None for file in files]
-    if labels:
-        label_of = read_labels(labels, {file.path: file.name for file in files})
+    found: list[VideoLabel | None] = [VideoLabel.of(file.listed) if file.listed else None for file in files]
+    if not with_labels:
+        found = [None] * len(files)
+    elif labels:
+        label_of = read_labels(Path(labels), {file.path: file.name for file in files})
         found = [_complete(label_of.get(file.path), known) for file, known in zip(files, found, strict=True)]
     else:
         found = [known or _label_from_folders(file) for file, known in zip(files, found, strict=True)]
     keys = make_video_keys(files)
     rows = [_describe(*entry, digest_of) for entry in zip(files, keys, found, strict=True)]
-    _check_copies(rows)
+    if with_labels:
+        _check_copies(rows)
     return sorted(rows, key=lambda row: row.path)
 
 
 def make_video_keys(files: Sequence[InputFile]) -> list[str]:
-    """A short unique name for each input: its relative path without suffix, made longer only where two would be equal.
+    """A short unique name for each input: its relative path without suffix, made longer only if two would be equal.
 
-    One that a manifest lists keeps the key it has there, if that is unique.
+    An input listed in a manifest keeps its key from there, if that is unique.
     """
     candidates = [
         [file.listed.video_key if file.listed else PurePath(file.name).with_suffix("").as_posix() for file in files],
@@ -125,12 +136,12 @@ def make_video_keys(files: Sequence[InputFile]) -> list[str]:
 
 @dataclass
 class DigestCache:
-    """Digests of files that were hashed before, trusted while path, size and modification time are the same."""
+    """Digests of files hashed before, trusted as long as path, size and modification time are unchanged."""
 
     path: Path
     verify: bool = False
     also: Path | None = None
-    """Another cache to learn from; it may be missing."""
+    """Another cache to read; it may be missing."""
     _known: dict[tuple[str, int, int], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -153,20 +164,20 @@ class DigestCache:
             try:
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(entry) + "\n")
-            except OSError as error:  # else it would pass for an input that can not be read
+            except OSError as error:  # or it would look like an input that cannot be read
                 raise storage_error(error, self.path) from error
         return self._known[key]
 
     def known_digest(self, path: Path) -> str | None:
-        """SHA-256 of the file if it was hashed before; nothing is hashed."""
+        """SHA-256 of the file if it was hashed before, without hashing it now."""
         try:
             return self._known.get(_identify(path)) if self._known else None
-        except (OSError, ValueError):  # not there, or a name that no file can have
+        except (OSError, ValueError):  # missing, or an impossible name
             return None
 
 
 def _identify(path: Path) -> tuple[str, int, int]:
-    """What a file goes by while nobody writes to it."""
+    """What stays the same as long as a file is not written to."""
     stat = path.stat()
     return str(path.resolve()), stat.st_size, stat.st_mtime_ns
 
@@ -202,19 +213,20 @@ def _read_listed(manifest: Path, splits: Sequence[str]) -> list[VideoRow]:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except (OSError, ValueError):  # a name that no file can have; its row will say so
+    except (OSError, ValueError):  # an impossible name; its row says so
         return False
 
 
-def _belongs(path: Path) -> bool:
-    from pipelines.video import KNOWN_IMAGE_SUFFIXES, KNOWN_VIDEO_SUFFIXES, looks_like_video
-
-    suffix = path.suffix.lower()
-    return suffix in KNOWN_VIDEO_SUFFIXES or suffix in KNOWN_IMAGE_SUFFIXES or looks_like_video(path)
+def _folder_names(folder: Path, depth: int) -> str:
+    """The last `depth` folders of the path, and those above as long as each is named after a label or split."""
+    parts = Path(os.path.abspath(folder)).parts
+    while depth < len(parts) and parts[-depth].lower() in (*LABELS, *SPLITS):
+        depth += 1
+    return "/".join(parts[-depth:])
 
 
 def _complete(said: VideoLabel | None, known: VideoLabel | None) -> VideoLabel | None:
-    """What a labels file says, and what a manifest knows where that says nothing."""
+    """What a labels file says, completed from the manifest."""
     if said is None or known is None:
         return said or known
     return replace(known, **{name: value for name, value in vars(said).items() if value is not None})
@@ -230,6 +242,8 @@ def _describe(file: InputFile, key: str, label: VideoLabel | None, digest_of: Ca
     if label is not None:
         row = replace(row, **vars(label))
     try:
+        if file.path.is_dir():
+            os.scandir(file.path).close()  # a folder is an input only if this fails
         if file.path.exists() and not file.path.is_file():  # a pipe or a device would never end
             reason = f"{file.path.name} is not a regular file; pass a video file"
             return replace(row, status="unreadable", error=reason)
@@ -238,7 +252,7 @@ def _describe(file: InputFile, key: str, label: VideoLabel | None, digest_of: Ca
         return replace(row, status="unreadable", error=f"{file.path.name} does not exist; check the path")
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or error
-        reason = f"{file.path.name} can not be read: {cause}; check its name and permissions"
+        reason = f"{file.path.name} cannot be read: {cause}; check its name and permissions"
         return replace(row, status="unreadable", error=reason)
     return replace(row, video_id=sha256[:16], sha256=sha256)
 

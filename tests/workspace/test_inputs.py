@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,6 +112,99 @@ def test_what_a_stage_has_written_inside_a_named_folder_is_no_input(folder: Path
     assert len(find_inputs([work], workspace=folder / "work").files) == 1
 
 
+def _write_workspace(root: Path, picture: Path) -> None:
+    frames = root / "extract-frames" / "frames" / "0123"
+    frames.mkdir(parents=True)
+    shutil.copy(picture, frames / "00000000.png")
+    (root / "extract-frames" / "digests.jsonl").touch()
+
+
+def test_any_workspace_in_a_named_folder_is_skipped_with_a_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _write_workspace(folder / "deep" / "work", folder / "still.png")
+    (folder / "deep" / "work" / "roc.png").write_bytes(make_noise(5))
+    assert len(find_inputs([folder]).files) == 6
+    assert caplog.messages == [
+        f"{folder / 'deep' / 'work'} is skipped: it holds frames and faces written by deepfake, not videos"
+    ]
+    caplog.clear()
+    assert len(find_inputs([folder], workspace=folder / "deep" / "work").files) == 6
+    assert caplog.messages == []
+
+
+def test_a_named_folder_that_is_a_workspace_gives_the_videos_next_to_its_stages(folder: Path) -> None:
+    _write_workspace(folder, folder / "still.png")
+    _write_workspace(folder / "detect-faces" / "no", folder / "still.png")
+    (folder / "detect-faces" / "manifest.parquet").touch()
+    (folder / "train" / "run").mkdir(parents=True)
+    shutil.copy(folder / "still.png", folder / "train" / "run")
+    assert len(find_inputs([folder]).files) == 7
+    (folder / "train" / "run" / "manifest.parquet").touch()
+    assert len(find_inputs([folder]).files) == len(find_inputs([folder], workspace=folder).files) == 6
+
+
+def test_hidden_files_and_folders_are_ignored_and_counted(folder: Path) -> None:
+    shutil.copy(folder / "b.mp4", folder / "._b.mp4")
+    (folder / ".trash").mkdir()
+    shutil.copy(folder / "b.mp4", folder / ".trash")
+    found = find_inputs([folder])
+    assert (len(found.files), found.num_ignored) == (6, 5)
+    assert len(find_inputs([folder / "._b.mp4", folder / ".trash"]).files) == 2
+
+
+def test_what_a_folder_holds_and_cannot_be_read_gets_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write_clip(tmp_path / "in" / "a.mp4", 3)
+    _write_clip(tmp_path / "in" / "sub" / "hidden.mp4", 4)
+    (tmp_path / "in" / "broken.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    scandir = os.scandir
+
+    def refuse(path: str | Path) -> object:
+        if Path(path).name == "sub":
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    rows = {row.video_key: row for row in _rows([tmp_path / "in"])}
+    assert {key: row.status for key, row in rows.items()} == {"a": "ok", "broken": "unreadable", "sub": "unreadable"}
+    assert rows["sub"].error == "sub cannot be read: Permission denied; check its name and permissions"
+    assert rows["broken"].error == "broken.mp4 does not exist; check the path"
+
+
+def test_a_link_to_a_place_that_may_not_be_looked_at_gets_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write_clip(tmp_path / "a.mp4", 3)
+    (tmp_path / "b.mp4").symlink_to("/proc/1/cwd/b.mp4")
+    stat = os.stat
+
+    def refuse(path: str | Path, *args: Any, **options: Any) -> object:
+        if Path(path).name == "b.mp4" and options.get("follow_symlinks", True):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return stat(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    assert [row.status for row in _rows([tmp_path])] == ["ok", "unreadable"]
+
+
+def test_linked_folders_are_followed_once_and_never_in_circles(tmp_path: Path) -> None:
+    _write_clip(tmp_path / "in" / "sub" / "a.mp4", 3)
+    _write_clip(tmp_path / "disk2" / "b.mp4", 4)
+    for name, target in (("disk2", tmp_path / "disk2"), ("again", tmp_path / "in" / "sub"), ("circle", tmp_path)):
+        (tmp_path / "in" / name).symlink_to(target)
+    (tmp_path / "disk2" / "back").symlink_to(tmp_path / "in")
+    names = [file.name for file in find_inputs([tmp_path / "in"]).files]
+    assert "sub/a.mp4" in names and "disk2/b.mp4" in names and not any("again" in name for name in names)
+
+
+def test_copies_in_folders_named_real_and_fake_do_not_conflict_where_no_labels_are_wanted(tmp_path: Path) -> None:
+    clip = _write_clip(tmp_path / "real" / "a.mp4", 3)
+    (tmp_path / "fake").mkdir()
+    shutil.copy(clip, tmp_path / "fake" / "b.mp4")
+    rows = describe_inputs(find_inputs(tmp_path).files, with_labels=False)
+    assert [(row.video_key, row.label) for row in rows] == [("fake/b", None), ("real/a", None)]
+
+
 def test_rows_carry_digest_and_key_and_are_ordered_by_path(folder: Path) -> None:
     rows = _rows([folder / "still.png", folder / "deep", folder / "b.mp4"])
     assert [row.path for row in rows] == sorted(row.path for row in rows)
@@ -168,6 +262,11 @@ def test_two_files_that_can_not_be_read_are_no_copies_of_each_other(tmp_path: Pa
         ("data/other/a.mp4", "data", (None, None)),
         ("data/realistic/a.mp4", "data", (None, None)),
         ("data/train/a.mp4", "data", (None, None)),
+        ("data/train/real/a.mp4", "data/train/real", ("real", "train")),
+        ("data/test/fake/x/a.mp4", "data/test/fake", ("fake", "test")),
+        ("data/real/val/a.mp4", "data/real/val", ("real", "val")),
+        ("data/train/real/x/a.mp4", "data/train/real/x/a.mp4", ("real", "train")),
+        ("test/data/real/a.mp4", "test/data", ("real", None)),
     ],
 )
 def test_folders_named_real_and_fake_label_what_they_hold(
