@@ -6,7 +6,7 @@ begin where a viewer hardly sees a difference and end where the face is plainly 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,11 +17,14 @@ import cv2
 import numpy as np
 
 from pipelines.config import check, check_choices
+from pipelines.errors import ConfigError
 from pipelines.system.atomic_files import replace_atomically
 from pipelines.system.image_files import Image
 from pipelines.video import Frame, VideoReader, open_video
 
 Kind = Literal["jpeg", "h264", "downscale", "blur", "noise", "brightness"]
+CLEAN = "clean"
+"""The condition without a perturbation."""
 STRENGTH_LIMITS: Mapping[str, tuple[float, float]] = {
     "jpeg": (1, 100),
     "h264": (0, 51),
@@ -75,6 +78,24 @@ PERTURBATIONS: tuple[Perturbation, ...] = tuple(
     Perturbation(kind, strength) for kind, strengths in _GRADES.items() for strength in strengths
 )
 """From weak to strong within each kind; brightness from dark to bright."""
+
+
+def choose_perturbations(kinds: Sequence[str]) -> list[Perturbation]:
+    """Those of the kinds; all if none is named.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    known = list(dict.fromkeys(perturbation.kind for perturbation in PERTURBATIONS))
+    unknown = [kind for kind in kinds if kind not in known]
+    if unknown:
+        raise ConfigError(f"unknown perturbation {unknown[0]!r}; known: {', '.join(known)}")
+    return [perturbation for perturbation in PERTURBATIONS if not kinds or perturbation.kind in kinds]
+
+
+def name_condition(perturbation: Perturbation | None) -> str:
+    """Such as `jpeg 50`, or `clean` without a perturbation."""
+    return perturbation.name if perturbation else CLEAN
 
 
 def perturb_image(image: Image, perturbation: Perturbation, rng: np.random.Generator) -> Image:

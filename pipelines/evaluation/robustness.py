@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from pipelines.checkpoints.preprocessing import Preprocessing, cut_input
-from pipelines.config import PredictConfig, RunOptions
-from pipelines.evaluation.perturbations import Perturbation, perturb_image
+from pipelines.config import EvaluateConfig, PredictConfig, RunOptions
+from pipelines.evaluation.perturbations import CLEAN, Perturbation, perturb_image
 from pipelines.evaluation.scored import Floats, Integers, Texts
+from pipelines.evaluation.sources import FaceColumns, RawScores, Source
 from pipelines.records import FaceRow, table_to_rows
 from pipelines.scoring.settings import resolve_settings
 from pipelines.scoring.video_scorer import VideoScorer, in_batches
@@ -24,8 +25,6 @@ from pipelines.workspace.folder import StageFolder, open_upstream
 from pipelines.workspace.manifest import read_table
 
 TASK = "robustness"
-CLEAN = "clean"
-"""The condition under which nothing is changed."""
 MAX_WORKERS = 4
 
 
@@ -42,6 +41,28 @@ class PerturbedFaces:
     areas: Floats
     """Of the box, in square pixels; NaN where there is no box."""
     probabilities: Floats
+
+
+def score_perturbed_faces(
+    source: Source,
+    perturbations: Sequence[Perturbation],
+    config: EvaluateConfig,
+    options: RunOptions,
+    *,
+    on_progress: ProgressCallback,
+) -> dict[str, RawScores]:
+    """By condition, the source with the scores of its perturbed faces; the videos are not aggregated yet."""
+    assert source.workspace is not None
+    found = score_perturbed(
+        source.workspace,
+        config.checkpoint,
+        perturbations,
+        options,
+        splits=source.scored_splits,
+        seed=config.seed,
+        on_progress=on_progress,
+    )
+    return {name: _with_faces(source.raw, faces) for name, faces in found.items()}
 
 
 def score_perturbed(
@@ -83,6 +104,21 @@ def score_perturbed(
         num_scored += len(batch)
         on_progress(Progress(TASK, num_scored // len(conditions), len(rows), "face"))
     return {name: _describe(rows, column) for name, column in zip(conditions, probabilities.T, strict=True)}
+
+
+def _with_faces(raw: RawScores, faces: PerturbedFaces) -> RawScores:
+    """The source's videos with other scores of their faces, not aggregated yet."""
+    position: dict[str, int] = {}
+    for index, digest in enumerate(raw.digests):
+        position.setdefault(digest[:16], index)
+    columns = FaceColumns(
+        sources=np.array([position[video_id] for video_id in faces.video_ids], dtype=np.int64),
+        frames=faces.frames,
+        tracks=faces.tracks,
+        areas=faces.areas,
+        probabilities=faces.probabilities,
+    )
+    return replace(raw, probabilities=np.full(len(raw.videos), np.nan), faces=columns)
 
 
 def _read_rows(folder: StageFolder, splits: Sequence[str]) -> list[FaceRow]:

@@ -28,7 +28,7 @@ from pipelines.evaluation.tables import (
     refuse_other_tables,
     single_value,
 )
-from pipelines.records import FaceScoreRow, VideoRow, schema_of, table_to_rows
+from pipelines.records import FaceScoreRow, ScoreRow, VideoRow, schema_of, table_to_rows
 from pipelines.scoring.calibration import Calibration
 from pipelines.workspace.labels import VideoLabel, label_and_split_in, read_label_rows, slashed
 from pipelines.workspace.manifest import read_table
@@ -91,6 +91,20 @@ class LabelledVideo:
     sha256: str = ""
     file: str = ""
     """The labels file that it stands in, which sources may share; empty text for what a source says itself."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Scores and the labels that may fit them."""
+
+    raw: RawScores
+    labelled: Sequence[LabelledVideo]
+    split: str
+    """Which of the labelled videos are meant; `all`, or a side."""
+    workspace: Path | None = None
+    """Where its faces lie, if they can be scored again."""
+    scored_splits: Sequence[str] = ()
+    """Of the workspace's videos only these were scored; none: all."""
 
 
 def kind_of(path: Path) -> SourceKind:
@@ -197,6 +211,28 @@ def read_details(path: Path, *, may_be_empty: bool = False) -> RawScores:
         aggregate=calibration.aggregate if calibration else None,
         calibration=calibration,
         note=DETAILS_NOTE,
+    )
+
+
+def join_rows(name: str, rows: Sequence[ScoreRow], details: RawScores) -> RawScores:
+    """Rows of videos with the faces that their scores rest on. Faces of a content with copies are listed once."""
+    position: dict[str, int] = {}
+    for index, row in enumerate(rows):
+        position.setdefault(row.sha256, index)
+    assert details.faces is not None
+    of_details = np.array([position[digest] for digest in details.digests], dtype=np.int64)
+    return RawScores(
+        name=name,
+        videos=[row.video for row in rows],
+        keys=[row.video_key for row in rows],
+        digests=[row.sha256 for row in rows],
+        statuses=[row.status for row in rows],
+        probabilities=np.array([np.nan if row.fake_probability is None else row.fake_probability for row in rows]),
+        faces=replace(details.faces, sources=of_details[details.faces.sources]),
+        threshold=rows[0].threshold,
+        model=rows[0].model,
+        model_sha256=rows[0].model_sha256,
+        calibration=details.calibration,
     )
 
 

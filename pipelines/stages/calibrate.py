@@ -15,10 +15,9 @@ from pipelines.checkpoints.weights_files import WeightsFile, resolve_weights
 from pipelines.config import Aggregate, CalibrateConfig, PredictConfig, RunOptions, refuse_shard
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.evaluation.joining import join, merge
-from pipelines.evaluation.loading import Loader, Source
 from pipelines.evaluation.protocols import aggregate_videos
 from pipelines.evaluation.scored import Floats, Integers, ScoredVideos
-from pipelines.evaluation.sources import RawScores
+from pipelines.evaluation.sources import RawScores, Source
 from pipelines.scoring.calibration import (
     Calibration,
     fit_calibration,
@@ -28,6 +27,7 @@ from pipelines.scoring.calibration import (
 )
 from pipelines.scoring.metrics import expected_calibration_error
 from pipelines.scoring.settings import resolve_settings
+from pipelines.stages.evaluate import Loader
 from pipelines.system.progress import ProgressCallback, ignore_progress
 
 FOLDS = 5

@@ -1,39 +1,60 @@
-"""`evaluate`: from scores, details, workspaces or crops to a report."""
+"""`evaluate`: from scores, details, workspaces or face crops to a report.
+
+What has no scores yet is scored here, with the stages that `predict` and a workspace are made of.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
-import numpy as np
-
-from pipelines.config import Aggregate, EvaluateConfig, PredictConfig, RunOptions, refuse_shard
-from pipelines.errors import ConfigError
-from pipelines.evaluation.bootstrap import Estimate
-from pipelines.evaluation.joining import join, merge, name_sources
-from pipelines.evaluation.loading import Loader, Source
-from pipelines.evaluation.measuring import Bootstrap, Section, measure_sections, measure_whole
-from pipelines.evaluation.perturbations import Perturbation
-from pipelines.evaluation.protocols import (
-    PROTOCOLS,
-    Protocol,
-    ScoredFrames,
-    aggregate_videos,
-    apply_protocol,
-    frames_of,
+from pipelines.checkpoints.checkpoint import read_header
+from pipelines.checkpoints.weights_files import resolve_weights
+from pipelines.config import (
+    DetectConfig,
+    EvaluateConfig,
+    ExtractConfig,
+    ImportConfig,
+    PredictConfig,
+    RunOptions,
+    refuse_shard,
 )
-from pipelines.evaluation.report import Report, RobustnessRow, check_folder, check_report_path, write_report
-from pipelines.evaluation.scored import Scored
-from pipelines.evaluation.sources import RawScores, SourceKind, kind_of
-from pipelines.system.progress import ProgressCallback, ignore_progress
+from pipelines.errors import CheckpointError, ConfigError, DatasetError, InputError
+from pipelines.evaluation.evaluator import Evaluator
+from pipelines.evaluation.joining import choose_split
+from pipelines.evaluation.perturbations import Perturbation, choose_perturbations, name_condition, perturb_video
+from pipelines.evaluation.report import Report, check_folder, check_report_path, write_report
+from pipelines.evaluation.sources import (
+    RawScores,
+    Source,
+    SourceKind,
+    describe_row,
+    join_rows,
+    kind_of,
+    labels_from_folders,
+    read_details,
+    read_labelled,
+    read_score_file,
+)
+from pipelines.records import ScoreRow, VideoRow
+from pipelines.stages.detect_faces import detect_faces
+from pipelines.stages.extract_frames import extract_frames
+from pipelines.stages.import_faces import import_faces
+from pipelines.stages.predict import predict_faces
+from pipelines.system.progress import Progress, ProgressCallback, ignore_progress
+from pipelines.workspace.folder import StageFolder, open_upstream
+from pipelines.workspace.manifest import read_provenance
 
-DEFAULT_AGGREGATE: Aggregate = "max-track"
-FEW_GROUPS = 20
+log = logging.getLogger(__name__)
 SCORED_HERE: tuple[SourceKind, ...] = ("workspace", "crops")
+VIDEOS_AT_ONCE = 32
+"""How many perturbed videos, with their frames, are on disk at a time."""
+T = TypeVar("T")
 
 
 def evaluate(
@@ -41,70 +62,131 @@ def evaluate(
     config: EvaluateConfig | None = None,
     options: RunOptions | None = None,
     *,
-    labels: Path | None = None,
-    outputs: Sequence[Path] = (),
-    pictures: Path | None = None,
+    labels: Path | str | None = None,
+    outputs: Sequence[Path | str] | Path | str = (),
+    pictures: Path | str | None = None,
     on_progress: ProgressCallback = ignore_progress,
 ) -> Report:
-    """Measure scores against labels, by video and by frame.
+    """Measure scores against labels, per video and per frame.
 
     Args:
-        sources: files of scores, `--details` folders, workspaces, Parquet files of crops. Several make a table by data
-            set; labels that name no data set then go by the source's name.
-        labels: CSV `video,label[,split,…]` or a videos manifest. Default: a workspace's own, else folders named real and
-            fake in the paths of the scored videos.
+        sources: score files, `--details` folders, workspaces or Parquet files of face crops. Several sources give a table
+            by dataset; a source whose labels name no dataset is listed under its own name.
+        labels: CSV `video,label[,split,…]` or a videos manifest. Default: the workspace's own labels, else folders named
+            `real` and `fake` in the paths of the scored videos.
         outputs: reports to write, .json or .md.
         pictures: folder for roc.png, scores.png, calibration.png and, with perturbations, robustness.png.
 
     Raises:
-        ConfigError: wrong settings, or a source that is none.
-        DatasetError: scores and labels that do not fit, or fit in several ways.
+        ConfigError: invalid settings, or a source of unknown kind.
+        DatasetError: scores that match no label, or match several.
     """
     config, options = config or EvaluateConfig(), options or RunOptions()
     refuse_shard(options, "evaluate")
-    for path in outputs:
+    paths, reports = _as_paths(sources), _as_paths(outputs)
+    for path in reports:
         check_report_path(path)
     if pictures:
-        check_folder(pictures)
-    paths = [Path(sources)] if isinstance(sources, (str, Path)) else [Path(source) for source in sources]
-    refuse_what_has_no_effect(paths, config)
+        check_folder(Path(pictures))
+    _refuse_ineffective_options(paths, config)
     if config.perturb:
-        from pipelines.evaluation.perturbed import check_perturbations
-
-        check_perturbations(paths, config)
+        _check_perturbations(paths, config)
     loader = Loader(
         predict=PredictConfig(checkpoint=config.checkpoint, aggregate=config.aggregate),
         options=options,
-        labels=labels,
+        labels=Path(labels) if labels else None,
         split=config.split,
         default_split="test",
         on_progress=on_progress,
     )
     with ExitStack() as stack:
         opened = [loader.open(path, stack) for path in paths]
-        evaluation = _Evaluation(config, opened)
-        report, scored, frames = evaluation.measure()
-        for path in outputs:
+        evaluator = Evaluator(config, opened)
+        report, scored, frames = evaluator.measure()
+        for path in reports:
             write_report(report, path)
         if config.perturb:
-            from pipelines.evaluation.perturbed import perturbed_scores
-
             scores = perturbed_scores(opened, config, options, on_progress=on_progress)
-            report = replace(report, robustness=[evaluation.measure_auc(change, raws) for change, raws in scores])
-            for path in outputs:
+            report = replace(report, robustness=[evaluator.measure_auc(change, raws) for change, raws in scores])
+            for path in reports:
                 write_report(report, path)
     if pictures:
         from pipelines.evaluation.gallery import draw_report
 
-        draw_report(pictures, report, scored, frames)
+        draw_report(Path(pictures), report, scored, frames)
     return report
 
 
-def refuse_what_has_no_effect(paths: Sequence[Path], config: EvaluateConfig) -> None:
-    """Refuse options that the sources can not obey.
+@dataclass(frozen=True)
+class Loader:
+    """Opens sources; `calibrate` uses it too."""
+
+    predict: PredictConfig
+    """How to score what has no scores yet."""
+    options: RunOptions
+    labels: Path | None
+    split: str | None
+    default_split: str
+    """Used if `split` is None and the labels have this split."""
+    on_progress: ProgressCallback
+
+    def open(self, path: Path, stack: ExitStack) -> Source:
+        """Read a source, or score it; a temporary workspace lasts as long as the stack.
+
+        Raises:
+            ConfigError: a source of unknown kind.
+            DatasetError: no labels.
+        """
+        kind = kind_of(path)
+        if kind == "crops":
+            return self._score(stack.enter_context(_imported(path, self.options, self.on_progress)), named=path)
+        if kind == "workspace":
+            return self._score(path, named=path)
+        raw = read_details(path) if kind == "details" else read_score_file(path)
+        if self.labels:
+            raw = replace(raw, note=None)  # the labels say which videos there are
+        labelled = read_labelled(self.labels) if self.labels else labels_from_folders(raw)
+        return Source(raw, labelled, choose_split(labelled, self.split, self.default_split))
+
+    def _score(self, workspace: Path, *, named: Path) -> Source:
+        folder, _ = open_upstream(workspace, "detect-faces")
+        videos = folder.read_videos()
+        own = [describe_row(video) for video in videos]
+        if not self.labels and not any(row.about.label for row in own):
+            raise ConfigError(f"the videos of {workspace} have no labels; pass --labels with a CSV (video,label)")
+        labelled = read_labelled(self.labels) if self.labels else own
+        split = choose_split(labelled, self.split, self.default_split)
+        # labels from elsewhere may name other splits than the workspace does
+        splits = () if split == "all" or self.labels else (split,)
+        raw = _score_workspace(workspace, self.predict, self.options, splits=splits, on_progress=self.on_progress)
+        return Source(replace(raw, path=named.absolute().as_posix()), labelled, split, workspace, splits)
+
+
+def perturbed_scores(
+    sources: Sequence[Source], config: EvaluateConfig, options: RunOptions, *, on_progress: ProgressCallback
+) -> Iterator[tuple[Perturbation | None, list[RawScores]]]:
+    """New scores of all sources for each perturbation; the first ones are unperturbed."""
+    chosen = choose_perturbations(config.kinds)
+    if config.perturb == "videos":
+        for perturbation in [None, *chosen]:
+            yield perturbation, [_score_videos(each, perturbation, config, options, on_progress) for each in sources]
+        return
+    from pipelines.evaluation.robustness import score_perturbed_faces
+
+    scores = [score_perturbed_faces(each, chosen, config, options, on_progress=on_progress) for each in sources]
+    for perturbation in [None, *chosen]:
+        yield perturbation, [found[name_condition(perturbation)] for found in scores]
+
+
+def _as_paths(paths: Sequence[Path | str] | Path | str) -> list[Path]:
+    return [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
+
+
+def _refuse_ineffective_options(paths: Sequence[Path], config: EvaluateConfig) -> None:
+    """Refuse options that have no effect on the sources.
 
     Raises:
-        ConfigError: no sources, or faces are needed where only scores of videos are.
+        ConfigError: no sources, or an option needs faces and a source holds only scores of videos.
     """
     if not paths:
         raise ConfigError("nothing to measure: pass scores, details, a workspace or a Parquet of crops")
@@ -126,126 +208,144 @@ def refuse_what_has_no_effect(paths: Sequence[Path], config: EvaluateConfig) -> 
         raise ConfigError(f"--checkpoint has no effect on {paths[0]}: it is scored already")
 
 
-@dataclass(frozen=True)
-class _Evaluation:
-    """The sources of one call, measured as often as there are scores of them."""
+def _check_perturbations(workspaces: Sequence[Path], config: EvaluateConfig) -> None:
+    """Refuse, before any work is done, what cannot be perturbed.
 
-    config: EvaluateConfig
-    sources: Sequence[Source]
-
-    @property
-    def protocol(self) -> Protocol | None:
-        return PROTOCOLS[self.config.protocol] if self.config.protocol else None
-
-    @property
-    def bootstrap(self) -> Bootstrap:
-        return Bootstrap(self.config.rounds, self.config.confidence, self.config.seed)
-
-    def prepare(self, raws: Sequence[RawScores]) -> tuple[Scored, ScoredFrames | None]:
-        """Scores beside labels, of videos and of frames."""
-        pairs = zip(raws, self.sources, strict=True)
-        scored = merge(
-            [self._with_video_scores(join(raw, source.labelled, source.split), raw) for raw, source in pairs]
-        )
-        if scored.faces is None:
-            return scored, None
-        if self.protocol:
-            return apply_protocol(scored, self.protocol)
-        return scored, frames_of(scored.faces, "most-suspicious", None)
-
-    def _with_video_scores(self, scored: Scored, raw: RawScores) -> Scored:
-        """Videos scored from their faces as `predict` does, where only the faces are scored."""
-        fit = raw.calibration
-        if self.protocol and fit:  # the mean of the frames is not what was calibrated
-            return replace(scored, videos=replace(scored.videos, threshold=None))
-        if self.protocol or scored.faces is None or not np.isnan(raw.probabilities).all():
-            return scored
-        aggregate = self._aggregate_of(raw)
-        scored = aggregate_videos(scored, aggregate)
-        if fit is None:
-            return scored
-        if fit.aggregate != aggregate:
-            return replace(scored, videos=replace(scored.videos, threshold=None))
-        return replace(scored, videos=replace(scored.videos, probabilities=fit.apply(scored.videos.probabilities)))
-
-    def measure(self) -> tuple[Report, Scored, ScoredFrames | None]:
-        """The report, and what it was made from."""
-        scored, frames = self.prepare([source.raw for source in self.sources])
-        threshold = scored.videos.threshold if self.config.threshold is None else self.config.threshold
-        splits = {source.split for source in self.sources}
-        report = Report(
-            sources=self._names(),
-            sections=measure_sections(
-                scored.videos, frames, threshold, self.bootstrap, frame_threshold=self._frame_threshold(threshold)
-            ),
-            statuses=Counter(str(status) for status in scored.videos.statuses),
-            split=", ".join(sorted(splits)),
-            threshold=threshold,
-            aggregate=self._describe_aggregate(),
-            rounds=self.config.rounds,
-            confidence=self.config.confidence,
-            seed=self.config.seed,
-            checkpoint=self._single("model"),
-            checkpoint_sha256=self._single("model_sha256"),
-            protocol=self.protocol,
-            notes=self._notes(scored, frames),
-        )
-        return report, scored, frames
-
-    def measure_auc(self, perturbation: Perturbation | None, raws: Sequence[RawScores]) -> RobustnessRow:
-        """The same videos, scored under a perturbation."""
-        scored, frames = self.prepare(raws)
-        whole = measure_whole(scored.videos, frames, self.bootstrap)
-        return RobustnessRow(perturbation, _aucs(whole), len(scored.videos) - whole.videos_scored)
-
-    def _aggregate_of(self, raw: RawScores) -> Aggregate:
-        """From faces to video, where it is done here or was in this call."""
-        return self.config.aggregate or raw.aggregate or DEFAULT_AGGREGATE  # type: ignore[return-value]
-
-    def _describe_aggregate(self) -> str:
-        if self.protocol:
-            return "mean of the frames"
-        raws = [source.raw for source in self.sources]
-        known = {"as in the scores" if raw.faces is None else self._aggregate_of(raw) for raw in raws}
-        return ", ".join(sorted(known))
-
-    def _frame_threshold(self, threshold: float | None) -> float | None:
-        """The stored one is of calibrated probabilities where there is a calibration; those of frames never are."""
-        is_calibrated = any(source.raw.calibration for source in self.sources)
-        return threshold if self.config.threshold is not None or not is_calibrated else None
-
-    def _names(self) -> list[str]:
-        """The sources' own names, with as much of their paths as it takes to tell them apart."""
-        names = [source.raw.name for source in self.sources]
-        return names if len(set(names)) == len(names) else name_sources([source.raw.path for source in self.sources])
-
-    def _single(self, name: str) -> Any:
-        """What all sources agree on."""
-        values = {getattr(source.raw, name) for source in self.sources}
-        return values.pop() if len(values) == 1 else None
-
-    def _notes(self, scored: Scored, frames: ScoredFrames | None) -> list[str]:
-        notes = [source.raw.note for source in self.sources if source.raw.note]
-        num_real, num_groups = int((scored.videos.labels == 0).sum()), len(np.unique(scored.videos.clusters))
-        if num_groups < FEW_GROUPS and self.config.rounds:
-            notes.append(
-                f"intervals from {num_groups} groups are too narrow: what other groups would give is hardly known"
+    Raises:
+        ConfigError: an unknown perturbation, or --perturb videos where the videos or their face detector are missing.
+    """
+    choose_perturbations(config.kinds)
+    for path in workspaces if config.perturb == "videos" else ():
+        frames = StageFolder(path / "extract-frames")
+        if not frames.videos_path.is_file():
+            raise ConfigError(
+                f"{path} holds faces without their videos; pass --perturb faces, or a workspace of extract-frames"
             )
-        if 0 < num_real < 1000:
-            notes.append(
-                f"with {num_real} real videos a rate of 0.1 % false positives means none at all: the true positive rate "
-                "there hangs on the one most suspicious real video"
+        videos = [video for video in frames.read_videos() if video.status == "ok"]
+        gone = [video.path for video in videos if not Path(video.path).is_file()]
+        if gone:
+            message = f"{len(gone)} of the {len(videos)} videos of {path} are not where they were, such as {gone[0]}"
+            if len(gone) == len(videos):
+                raise ConfigError(
+                    f"{message}; run this in the folder that extract-frames was run in, or --perturb faces"
+                )
+            log.warning("%s", message)
+        _stage_settings(path, config.checkpoint)
+
+
+@contextmanager
+def _imported(crops: Path, options: RunOptions, on_progress: ProgressCallback) -> Iterator[Path]:
+    """A temporary workspace with the faces of a Parquet of crops."""
+    with TemporaryDirectory(prefix="deepfake-") as folder:
+        workspace = Path(folder) / crops.stem
+        import_faces(crops, workspace, ImportConfig(), options, on_progress=on_progress)
+        yield workspace
+
+
+def _score_workspace(
+    workspace: Path,
+    config: PredictConfig,
+    options: RunOptions,
+    *,
+    splits: Sequence[str] = (),
+    on_progress: ProgressCallback,
+) -> RawScores:
+    """All videos of the workspace with the scores of their faces.
+
+    Raises:
+        DatasetError: there is no face to score.
+    """
+    with TemporaryDirectory(prefix="deepfake-") as folder:
+        details = Path(folder)
+        summary = predict_faces(workspace, config, options, splits=splits, details=details, on_progress=on_progress)
+        if not any(row.faces for row in summary.rows):
+            raise DatasetError(
+                f"{workspace} has no face that could be scored; look at: deepfake inspect {workspace}/detect-faces"
             )
-        if any(source.raw.calibration for source in self.sources):
-            what = "frames and the protocol's means of them" if self.protocol else "frames"
-            notes.append(f"the checkpoint's calibration is one of videos: {what} are measured without it")
-        if self.protocol and frames is not None:
-            counts = np.bincount(frames.videos, minlength=len(scored.videos))
-            few = int(((counts > 0) & (counts < self.protocol.frames)).sum())
-            if few:
-                notes.append(f"{few} videos have fewer than the protocol's {self.protocol.frames} frames with a face")
-        return notes
+        raw = join_rows(workspace.resolve().name, summary.rows, read_details(details))
+    contract = read_header(resolve_weights(config.checkpoint, kind="checkpoint").path).preprocessing
+    return replace(raw, aggregate=config.aggregate or contract.aggregate)
 
 
-def _aucs(section: Section) -> dict[str, Estimate]:
-    return {level: section.levels[level]["auc"] for level in ("video", "frame") if level in section.levels}
+def _score_videos(
+    source: Source,
+    perturbation: Perturbation | None,
+    config: EvaluateConfig,
+    options: RunOptions,
+    on_progress: ProgressCallback,
+) -> RawScores:
+    """All videos of a source, perturbed and scored from file to probability by the stages that made the workspace."""
+    assert source.workspace is not None
+    settings = _stage_settings(source.workspace, config.checkpoint)
+    predict = PredictConfig(checkpoint=config.checkpoint, aggregate=config.aggregate)
+    wanted = set(source.raw.keys)
+    everything = StageFolder(source.workspace / "extract-frames").read_videos()
+    videos = [video for video in everything if video.video_key in wanted]
+    name, rows = name_condition(perturbation), list[ScoreRow]()
+    with TemporaryDirectory(prefix="deepfake-") as folder:
+        details = Path(folder) / "details"
+        details.mkdir()  # stays empty if no video can be read
+        for start in range(0, len(videos), VIDEOS_AT_ONCE):
+            with TemporaryDirectory(dir=folder) as temporary:
+                row_of: dict[str, VideoRow] = {}
+                for number, video in enumerate(videos[start : start + VIDEOS_AT_ONCE]):
+                    on_progress(Progress(name, start + number, len(videos), "video"))
+                    copy = _write_copy(video, Path(temporary) / f"{number:06d}", perturbation, config.seed)
+                    row_of[copy.as_posix()] = video
+                work = Path(temporary) / "work"
+                extract_frames(list(row_of), work, settings[0], options)
+                detect_faces(work, settings[1], options)
+                found = {row.video: row for row in predict_faces(work, predict, options, details=details).rows}
+                rows += [
+                    replace(found[copy], video=video.path, video_key=video.video_key) for copy, video in row_of.items()
+                ]
+        on_progress(Progress(name, len(videos), len(videos), "video"))
+        raw = join_rows(source.raw.name, rows, read_details(details, may_be_empty=True))
+    return replace(raw, aggregate=source.raw.aggregate, path=source.raw.path)
+
+
+def _stage_settings(workspace: Path, checkpoint: str) -> tuple[ExtractConfig, DetectConfig]:
+    """The settings that the workspace's frames and faces were made with.
+
+    Raises:
+        ConfigError: the face detector cannot be found.
+    """
+    faces = read_provenance(StageFolder(workspace / "detect-faces").manifest_path)
+    frames = faces.upstream.settings if faces.upstream else {}
+    detector = _find_detector(workspace, faces.settings, checkpoint)
+    return _config_of(ExtractConfig, frames), _config_of(DetectConfig, {**faces.settings, "detector": detector})
+
+
+def _find_detector(workspace: Path, settings: Mapping[str, Any], checkpoint: str) -> str:
+    """The recorded detector; its file goes by its name in the working directory or by what the checkpoint names."""
+    contract = read_header(resolve_weights(checkpoint, kind="checkpoint").path).preprocessing
+    for name in (settings["detector"], contract.detector):
+        try:
+            if resolve_weights(name, kind="detector").sha256 == settings["detector_sha256"]:
+                return str(name)
+        except CheckpointError:
+            continue
+    raise ConfigError(
+        f"the face detector of {workspace}, {settings['detector']} ({settings['detector_sha256'][:12]}), is not here; "
+        "run this in the folder that holds the file, or pass --perturb faces"
+    )
+
+
+def _config_of(kind: type[T], settings: Mapping[str, Any]) -> T:
+    """Recorded settings as a config; a setting that an old record lacks has its default."""
+    return kind(**{field.name: settings[field.name] for field in fields(kind) if field.name in settings})  # type: ignore[arg-type]
+
+
+def _write_copy(video: VideoRow, target: Path, perturbation: Perturbation | None, seed: int) -> Path:
+    """The perturbed video, or a link to the original. A video that cannot be read has no copy, and so no score."""
+    source = Path(video.path)
+    if perturbation is None:
+        link = target.with_suffix(source.suffix)
+        link.symlink_to(source.absolute())
+        return link
+    copy = target.with_suffix(".mp4")
+    try:
+        perturb_video(source, copy, perturbation, seed)
+    except InputError as error:
+        log.warning("%s: %s", video.video_key, error)
+    return copy

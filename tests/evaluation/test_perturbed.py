@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipelines import (
@@ -21,15 +22,15 @@ from pipelines import (
     extract_frames,
 )
 from pipelines.errors import ConfigError
-from pipelines.evaluation.loading import Loader
 from pipelines.evaluation.perturbations import Perturbation
-from pipelines.evaluation.perturbed import perturbed_scores
 from pipelines.evaluation.report import Report
-from pipelines.records import VideoRow, rows_to_table
+from pipelines.records import FaceRow, VideoRow, rows_to_table
 from pipelines.scoring.calibration import write_calibrated_copy
+from pipelines.stages.evaluate import Loader, perturbed_scores
 from pipelines.system.progress import ignore_progress
+from pipelines.video import open_video
 from pipelines.workspace.folder import StageFolder
-from pipelines.workspace.manifest import read_provenance, write_table
+from pipelines.workspace.manifest import read_provenance, read_table, write_table
 from tests.evaluation.tables import write_labels
 from tests.stages.test_evaluate import CALIBRATION
 from tests.support import encode_png
@@ -118,7 +119,7 @@ def test_whole_videos_are_perturbed_and_scored_as_predict_does(
     videos_workspace: Path, config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = Perturbation("h264", 40), Perturbation("jpeg", 50), Perturbation("brightness", 0)
-    monkeypatch.setattr("pipelines.evaluation.perturbed.PERTURBATIONS", few)
+    monkeypatch.setattr("pipelines.evaluation.perturbations.PERTURBATIONS", few)
     tasks = []
     report = evaluate(
         videos_workspace,
@@ -137,7 +138,7 @@ def test_whole_videos_are_perturbed_and_scored_as_predict_does(
 def test_unchanged_videos_get_the_plain_scores_and_changed_ones_others(
     videos_workspace: Path, config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.evaluation.perturbed.PERTURBATIONS", (Perturbation("h264", 45),))
+    monkeypatch.setattr("pipelines.evaluation.perturbations.PERTURBATIONS", (Perturbation("h264", 45),))
     options = RunOptions()
     loader = Loader(PredictConfig(checkpoint=config.checkpoint), options, None, None, "test", ignore_progress)
     with ExitStack() as stack:
@@ -177,4 +178,40 @@ def test_videos_that_have_moved_are_told_before_any_work(
     write_table(rows_to_table(rows, VideoRow), path, read_provenance(path))
     monkeypatch.setattr("pipelines.stages.evaluate.Loader", None)  # nothing is loaded
     with pytest.raises(ConfigError, match=r"2 of the 2 videos of .*work are not where they were.*or --perturb faces"):
+        evaluate(work, replace(config, perturb="videos"))
+
+
+@pytest.mark.parametrize("settings", [{"min_face_px": 90}, {"precision": "bf16"}])
+def test_unperturbed_videos_are_scored_with_every_setting_that_the_workspace_was_made_with(
+    clip: Path, forged_clip: Path, detector_file: Path, config: EvaluateConfig, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    for label, path, step in (("real", clip, 1), ("fake", forged_clip, 2)):
+        with open_video(path) as video:
+            image = next(iter(video.frames([0]))).image[::step, ::step]
+        (tmp_path / label).mkdir()
+        (tmp_path / label / f"{label}.png").write_bytes(encode_png(np.ascontiguousarray(image)))
+    extract_frames([tmp_path], tmp_path / "work", ExtractConfig(decoder="pyav"))
+    detect_faces(tmp_path / "work", DetectConfig(detector=str(detector_file), **settings))
+    loader = Loader(PredictConfig(checkpoint=config.checkpoint), RunOptions(), None, None, "test", ignore_progress)
+    with ExitStack() as stack:
+        source = loader.open(tmp_path / "work", stack)
+    assert np.isnan(source.raw.probabilities).tolist() == [settings == {"min_face_px": 90}, False]
+    scores = perturbed_scores([source], replace(config, perturb="videos"), RunOptions(), on_progress=ignore_progress)
+    _, (clean,) = next(iter(scores))
+    assert clean.keys == source.raw.keys
+    assert clean.probabilities == pytest.approx(source.raw.probabilities, abs=1e-6, nan_ok=True)
+
+
+def test_a_workspace_whose_detector_is_gone_is_refused_before_any_work(
+    videos_workspace: Path, config: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Path(shutil.copytree(videos_workspace, tmp_path / "work"))
+    path = work / "detect-faces" / "manifest.parquet"
+    provenance = read_provenance(path)
+    other = replace(provenance, settings={**provenance.settings, "detector": "d.pt", "detector_sha256": "c" * 64})
+    write_table(read_table(path, FaceRow), path, other)
+    monkeypatch.setattr("pipelines.stages.evaluate.Loader", None)  # nothing is loaded
+    with pytest.raises(
+        ConfigError, match=r"the face detector of .*work, d.pt \(cccccccccccc\), is not here; run this in"
+    ):
         evaluate(work, replace(config, perturb="videos"))

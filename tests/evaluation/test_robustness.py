@@ -15,8 +15,8 @@ import pytest
 
 from pipelines import DetectConfig, PredictConfig, RunOptions, detect_faces, predict_faces
 from pipelines.errors import ConfigError, InputError, ManifestError
-from pipelines.evaluation.perturbations import Perturbation, perturb_image
-from pipelines.evaluation.robustness import CLEAN, PerturbedFaces, score_perturbed
+from pipelines.evaluation.perturbations import CLEAN, Perturbation, perturb_image
+from pipelines.evaluation.robustness import PerturbedFaces, score_perturbed
 from pipelines.system.image_files import read_image, write_image
 from pipelines.system.progress import Progress
 

@@ -261,7 +261,7 @@ def test_what_was_measured_is_written_before_the_perturbations_begin(
     def fail(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipelines.evaluation.perturbed.score_perturbed", fail)
+    monkeypatch.setattr("pipelines.evaluation.robustness.score_perturbed", fail)
     config = EvaluateConfig(checkpoint=str(checkpoint), rounds=0, perturb="faces", kinds=("blur",))
     with pytest.raises(KeyboardInterrupt):
         evaluate(imported_faces, config, outputs=[tmp_path / "new" / "r.json"])

@@ -1,0 +1,155 @@
+"""From the scores and labels of all sources to a report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pipelines.config import Aggregate, EvaluateConfig
+from pipelines.evaluation.bootstrap import Estimate
+from pipelines.evaluation.joining import join, merge, name_sources
+from pipelines.evaluation.measuring import Bootstrap, Section, measure_sections, measure_whole
+from pipelines.evaluation.perturbations import Perturbation
+from pipelines.evaluation.protocols import (
+    PROTOCOLS,
+    Protocol,
+    ScoredFrames,
+    aggregate_videos,
+    apply_protocol,
+    frames_of,
+)
+from pipelines.evaluation.report import Report, RobustnessRow
+from pipelines.evaluation.scored import Scored
+from pipelines.evaluation.sources import RawScores, Source
+
+DEFAULT_AGGREGATE: Aggregate = "max-track"
+FEW_GROUPS = 20
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Measures the sources of one call: once as they were scored, then once per perturbation."""
+
+    config: EvaluateConfig
+    sources: Sequence[Source]
+
+    @property
+    def protocol(self) -> Protocol | None:
+        return PROTOCOLS[self.config.protocol] if self.config.protocol else None
+
+    @property
+    def bootstrap(self) -> Bootstrap:
+        return Bootstrap(self.config.rounds, self.config.confidence, self.config.seed)
+
+    def prepare(self, raws: Sequence[RawScores]) -> tuple[Scored, ScoredFrames | None]:
+        """Scores beside labels, of videos and of frames."""
+        pairs = zip(raws, self.sources, strict=True)
+        scored = merge(
+            [self._with_video_scores(join(raw, source.labelled, source.split), raw) for raw, source in pairs]
+        )
+        if scored.faces is None:
+            return scored, None
+        if self.protocol:
+            return apply_protocol(scored, self.protocol)
+        return scored, frames_of(scored.faces, "most-suspicious", None)
+
+    def _with_video_scores(self, scored: Scored, raw: RawScores) -> Scored:
+        """Videos scored from their faces as `predict` does, where only the faces are scored."""
+        fit = raw.calibration
+        if self.protocol and fit:  # the mean of the frames is not what was calibrated
+            return replace(scored, videos=replace(scored.videos, threshold=None))
+        if self.protocol or scored.faces is None or not np.isnan(raw.probabilities).all():
+            return scored
+        aggregate = self._aggregate_of(raw)
+        scored = aggregate_videos(scored, aggregate)
+        if fit is None:
+            return scored
+        if fit.aggregate != aggregate:
+            return replace(scored, videos=replace(scored.videos, threshold=None))
+        return replace(scored, videos=replace(scored.videos, probabilities=fit.apply(scored.videos.probabilities)))
+
+    def measure(self) -> tuple[Report, Scored, ScoredFrames | None]:
+        """The report, and what it was made from."""
+        scored, frames = self.prepare([source.raw for source in self.sources])
+        threshold = scored.videos.threshold if self.config.threshold is None else self.config.threshold
+        splits = {source.split for source in self.sources}
+        report = Report(
+            sources=self._names(),
+            sections=measure_sections(
+                scored.videos, frames, threshold, self.bootstrap, frame_threshold=self._frame_threshold(threshold)
+            ),
+            statuses=Counter(str(status) for status in scored.videos.statuses),
+            split=", ".join(sorted(splits)),
+            threshold=threshold,
+            aggregate=self._describe_aggregate(),
+            rounds=self.config.rounds,
+            confidence=self.config.confidence,
+            seed=self.config.seed,
+            checkpoint=self._single("model"),
+            checkpoint_sha256=self._single("model_sha256"),
+            protocol=self.protocol,
+            notes=self._notes(scored, frames),
+        )
+        return report, scored, frames
+
+    def measure_auc(self, perturbation: Perturbation | None, raws: Sequence[RawScores]) -> RobustnessRow:
+        """The same videos, scored under a perturbation."""
+        scored, frames = self.prepare(raws)
+        whole = measure_whole(scored.videos, frames, self.bootstrap)
+        return RobustnessRow(perturbation, _aucs(whole), len(scored.videos) - whole.videos_scored)
+
+    def _aggregate_of(self, raw: RawScores) -> Aggregate:
+        """From faces to video, where it is done here or was in this call."""
+        return self.config.aggregate or raw.aggregate or DEFAULT_AGGREGATE  # type: ignore[return-value]
+
+    def _describe_aggregate(self) -> str:
+        if self.protocol:
+            return "mean of the frames"
+        raws = [source.raw for source in self.sources]
+        known = {"as in the scores" if raw.faces is None else self._aggregate_of(raw) for raw in raws}
+        return ", ".join(sorted(known))
+
+    def _frame_threshold(self, threshold: float | None) -> float | None:
+        """The stored one is of calibrated probabilities where there is a calibration; those of frames never are."""
+        is_calibrated = any(source.raw.calibration for source in self.sources)
+        return threshold if self.config.threshold is not None or not is_calibrated else None
+
+    def _names(self) -> list[str]:
+        """The sources' own names, with as much of their paths as it takes to tell them apart."""
+        names = [source.raw.name for source in self.sources]
+        return names if len(set(names)) == len(names) else name_sources([source.raw.path for source in self.sources])
+
+    def _single(self, name: str) -> Any:
+        """What all sources agree on."""
+        values = {getattr(source.raw, name) for source in self.sources}
+        return values.pop() if len(values) == 1 else None
+
+    def _notes(self, scored: Scored, frames: ScoredFrames | None) -> list[str]:
+        notes = [source.raw.note for source in self.sources if source.raw.note]
+        num_real, num_groups = int((scored.videos.labels == 0).sum()), len(np.unique(scored.videos.clusters))
+        if num_groups < FEW_GROUPS and self.config.rounds:
+            notes.append(
+                f"intervals from {num_groups} groups are too narrow: what other groups would give is hardly known"
+            )
+        if 0 < num_real < 1000:
+            notes.append(
+                f"with {num_real} real videos a rate of 0.1 % false positives means none at all: the true positive rate "
+                "there hangs on the one most suspicious real video"
+            )
+        if any(source.raw.calibration for source in self.sources):
+            what = "frames and the protocol's means of them" if self.protocol else "frames"
+            notes.append(f"the checkpoint's calibration is one of videos: {what} are measured without it")
+        if self.protocol and frames is not None:
+            counts = np.bincount(frames.videos, minlength=len(scored.videos))
+            few = int(((counts > 0) & (counts < self.protocol.frames)).sum())
+            if few:
+                notes.append(f"{few} videos have fewer than the protocol's {self.protocol.frames} frames with a face")
+        return notes
+
+
+def _aucs(section: Section) -> dict[str, Estimate]:
+    return {level: section.levels[level]["auc"] for level in ("video", "frame") if level in section.levels}
