@@ -10,19 +10,16 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from deepfake_cli import EXIT_CHECK_FAILED, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE
+from deepfake_cli.printing import printable
 from pipelines.errors import ConfigError, DeepfakeError, LeakError
 
-EXIT_USAGE = 2
-EXIT_INCOMPLETE = 3
-EXIT_CHECK_FAILED = 4
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
-STARTS_ANEW = ("evaluate", "calibrate", "export", "merge", "doctor")
-"""Commands that keep nothing of a run that was stopped."""
+NOT_RESUMABLE = ("evaluate", "calibrate", "export", "merge", "doctor")
+"""Commands that start over after an interruption."""
 
 
 class Terminated(BaseException):
-    """SIGTERM, raised where the program is so that files are closed and nothing half-written stays."""
+    """SIGTERM as an exception, so that files are closed and temporary ones removed."""
 
 
 class ErrorBoundary(TyperGroup):
@@ -53,15 +50,13 @@ class ErrorBoundary(TyperGroup):
 
 
 def _what_is_kept(ctx: Any) -> str:
-    if ctx.invoked_subcommand in STARTS_ANEW:
+    if ctx.invoked_subcommand in NOT_RESUMABLE:
         return ""
-    return "; what was finished is kept: run the same command again to go on"
+    return "; finished work is kept: run the same command again to resume"
 
 
 def _print_error(error: DeepfakeError) -> None:
-    """As one line, whatever a file's name or another library's message brings along."""
-    from deepfake_cli.printing import printable
-
+    """Print the error as one line, whatever a file name or another library's message contains."""
     message = " ".join(line.strip() for line in str(error).splitlines())
     typer.echo(f"error: {printable(message)}", err=True)
 

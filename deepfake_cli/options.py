@@ -1,4 +1,4 @@
-"""Option types that several commands share. Defaults are those of `pipelines.config`."""
+"""Options that several commands share. Defaults come from `pipelines.config`."""
 
 from __future__ import annotations
 
@@ -15,49 +15,91 @@ from pipelines import config
 RUNNING = "How to run"
 LOGGING = "Messages"
 
-INPUTS_HELP = "Videos, images, folders, .txt lists, a videos manifest of index, or - for a list."
-Workspace = Annotated[Path, typer.Option("--workspace", "-w", help="Folder that holds every stage's folder.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=RUNNING)]
+INPUTS_HELP = (
+    "Videos, images, folders, .txt lists, a videos.parquet made by index, or - to read a list from standard input."
+)
+Workspace = Annotated[
+    Path,
+    typer.Option("--workspace", "-w", metavar="FOLDER", help="Workspace: the folder with the results of all stages."),
+]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=RUNNING)]
 Workers = Annotated[
-    int, typer.Option(min=0, help="Videos or loader threads at once; 0 chooses.", rich_help_panel=RUNNING)
+    int,
+    typer.Option(
+        min=0, metavar="N", help="Number of parallel workers; 0 chooses one automatically.", rich_help_panel=RUNNING
+    ),
 ]
 Timeout = Annotated[
-    float | None, typer.Option(help="Seconds after which a video is given up.", rich_help_panel=RUNNING)
+    float | None,
+    typer.Option(metavar="SECONDS", help="Mark a video as failed after this many seconds.", rich_help_panel=RUNNING),
 ]
 MaxMemory = Annotated[
-    int | None, typer.Option(help="MB that a process may take before its video is given up.", rich_help_panel=RUNNING)
-]
-Processes = Annotated[
-    int, typer.Option(min=0, help="Videos at once, each in a process of its own; 0 chooses.", rich_help_panel=RUNNING)
+    int | None,
+    typer.Option(
+        metavar="MIB",
+        help="Mark a video as failed if its worker process needs more memory than this, in MiB.",
+        rich_help_panel=RUNNING,
+    ),
 ]
 ISOLATE = True
-"""Videos are worked on in other processes: one that crashes a decoder costs that video only."""
-BatchSize = Annotated[int, typer.Option(min=1, help="Frames or faces per network batch.", rich_help_panel=RUNNING)]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Discard what was made before.", rich_help_panel=RUNNING)]
+"""Videos are processed in worker processes: if one crashes a decoder, only that video is marked failed."""
+BatchSize = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Frames or faces per network batch.", rich_help_panel=RUNNING)
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Discard earlier results.", rich_help_panel=RUNNING)]
 Verify = Annotated[
-    bool, typer.Option("--verify", help="Hash inputs again instead of trusting size and time.", rich_help_panel=RUNNING)
+    bool,
+    typer.Option(
+        "--verify",
+        help="Hash inputs again instead of trusting their size and modification time.",
+        rich_help_panel=RUNNING,
+    ),
 ]
 Shard = Annotated[
     config.Shard | None,
     typer.Option(
         parser=config.Shard.parse,
         metavar="I/N",
-        help="Only slice I of N of the videos, by their content; then: merge.",
+        help="Process only slice I of N of the videos, for example 2/3.",
         rich_help_panel=RUNNING,
     ),
 ]
 ExcelSafe = Annotated[
-    bool, typer.Option("--excel-safe", help="In a .csv, an apostrophe before text that spreadsheets would compute.")
+    bool,
+    typer.Option(
+        "--excel-safe", help="In CSV, put an apostrophe before text that a spreadsheet would run as a formula."
+    ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, warnings only.", rich_help_panel=LOGGING)]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell every step.", rich_help_panel=LOGGING)]
-LogFile = Annotated[Path | None, typer.Option(help="Also write messages to this file.", rich_help_panel=LOGGING)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.", rich_help_panel=LOGGING)]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show debug messages.", rich_help_panel=LOGGING)]
+LogFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Also write all messages to this file.", rich_help_panel=LOGGING)
+]
 
 
 class Split(enum.StrEnum):
+    """An enum, as Typer takes no list of a `Literal`."""
+
     train = "train"
     val = "val"
     test = "test"
+
+
+Splits = Annotated[
+    list[Split] | None,
+    typer.Option("--split", metavar="SPLIT", help="Use only the videos of this split: train, val or test; repeatable."),
+]
+MinFacePx = Annotated[
+    int,
+    typer.Option(metavar="PX", help="Ignore faces smaller than this in the frame; larger values are faster."),
+]
+DecoderChoice = Annotated[config.Decoder, typer.Option(metavar="NAME", help="Video decoder: auto, pyav or decord.")]
+Margin = Annotated[
+    float,
+    typer.Option(
+        metavar="FACTOR", help="Scale of the area around the face; 1.0 is the standard crop, larger shows more."
+    ),
+]
 
 
 class EvaluatedSplit(enum.StrEnum):
@@ -67,35 +109,6 @@ class EvaluatedSplit(enum.StrEnum):
     test = "test"
 
 
-Splits = Annotated[list[Split] | None, typer.Option("--split", help="Of an indexed data set, only this; repeatable.")]
-
-
-class Decoder(enum.StrEnum):
-    auto = "auto"
-    pyav = "pyav"
-    decord = "decord"
-
-
-class Engine(enum.StrEnum):
-    torch = "torch"
-    onnxruntime = "onnxruntime"
-    openvino = "openvino"
-
-
-class Precision(enum.StrEnum):
-    float32 = "float32"
-    bf16 = "bf16"
-
-
-class ExportFormat(enum.StrEnum):
-    onnx = "onnx"
-
-
-class FrameFormat(enum.StrEnum):
-    png = "png"
-    jpg = "jpg"
-
-
 class Aggregate(enum.StrEnum):
     max_track = "max-track"
     mean = "mean"
@@ -103,7 +116,7 @@ class Aggregate(enum.StrEnum):
 
 
 def start_logging(*, quiet: bool, verbose: bool, log_file: Path | None) -> None:
-    """Messages of the library to stderr, and to a file if one is named."""
+    """Send the library's messages to stderr, and to a file if one is given."""
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     root = logging.getLogger("pipelines")
     root.setLevel(logging.DEBUG)
@@ -119,14 +132,14 @@ def start_logging(*, quiet: bool, verbose: bool, log_file: Path | None) -> None:
             file = logging.FileHandler(log_file, encoding="utf-8")
         except OSError as error:
             raise typer.BadParameter(
-                f"{log_file} can not be written: {error.strerror}", param_hint="--log-file"
+                f"{log_file} cannot be written: {error.strerror}", param_hint="--log-file"
             ) from error
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(file)
 
 
 class _LevelFormatter(logging.Formatter):
-    """`warning: text`; information stands alone, and tracebacks go to the log file only."""
+    """`warning: text`; information has no prefix, and tracebacks go to the log file only."""
 
     def format(self, record: logging.LogRecord) -> str:
         prefix = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
@@ -134,7 +147,7 @@ class _LevelFormatter(logging.Formatter):
 
 
 def inputs_from(named: list[str]) -> list[str]:
-    """The inputs, `-` replaced by the lines of standard input."""
+    """The inputs, with `-` replaced by the lines of standard input."""
     inputs: list[str] = []
     for name in named:
         if name == "-":

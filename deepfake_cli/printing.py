@@ -1,18 +1,23 @@
-"""How results read on a terminal."""
+"""Results as text for a terminal."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
 
-from deepfake_cli.errors import EXIT_INCOMPLETE
+from deepfake_cli import EXIT_INCOMPLETE
 
 if TYPE_CHECKING:
     from pipelines.records import ScoreRow, VideoRow
     from pipelines.workspace.run_loop import StageSummary
+
+COLOURS = {"fake": "red", "uncertain": "yellow", "real": "green"}
+"""Of verdicts, on a terminal."""
 
 
 def printable(text: str) -> str:
@@ -22,28 +27,37 @@ def printable(text: str) -> str:
     )
 
 
-def file_name(path: str) -> str:
-    return printable(path.rsplit("/", 1)[-1])
-
-
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """`1 face`, `2 faces`."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
-def format_score(row: ScoreRow) -> str:
+def has_colours() -> bool:
+    """Whether stdout is a terminal that shows colours; NO_COLOR (https://no-color.org) turns them off."""
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def video_name(row: ScoreRow) -> str:
+    """The end of the video's path, with as many folders as its key: enough to tell equal file names apart."""
+    folders = row.video_key.count("/")
+    return printable("/".join(row.video.split("/")[-folders - 1 :]))
+
+
+def format_score(row: ScoreRow, *, colours: bool = False) -> str:
     """`clip.mp4  0.913  fake  32 frames, 1 person`, or the status and its reason."""
-    name = file_name(row.video)
+    name = video_name(row)
     if row.fake_probability is None:
         reason = f"  {printable(row.error)}" if row.error else ""
         return f"{name}  {row.status}{reason}"
     people = count(row.tracks, "person", "people")
     note = f"  ({printable(row.error)})" if row.error else ""
-    return f"{name}  {row.fake_probability:.3f}  {row.verdict}  {count(row.frames, 'frame')}, {people}{note}"
+    verdict = typer.style(row.verdict, fg=COLOURS.get(str(row.verdict))) if colours else row.verdict
+    return f"{name}  {row.fake_probability:.3f}  {verdict}  {count(row.frames, 'frame')}, {people}{note}"
 
 
 def finish_stage(summary: StageSummary, row_noun: str, *, quiet: bool) -> None:
-    """Say what a stage did, name the failures, and exit 3 if there are any."""
+    """Print what a stage did and which videos failed; exit with code 3 if any did."""
     report_failures(summary.failures)
     if not quiet:
         statuses = Counter(video.status for video in summary.videos)

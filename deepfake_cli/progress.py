@@ -1,4 +1,4 @@
-"""How far the work is: a bar on a terminal, a line now and then where stderr goes to a file; always lines in the log file."""
+"""Progress: a bar on a terminal, a line every 30 seconds where stderr is redirected, and those lines in the log file."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+import typer
+
 from pipelines.system.progress import Progress
 
 LINE_SECONDS = 30.0
-"""Between two lines."""
+"""Time between two lines."""
 LIBRARY_LOGGER = "pipelines"
-"""Whose handlers `--log-file` sets."""
+"""The logger whose handlers `--log-file` configures."""
 
 log = logging.getLogger(f"{LIBRARY_LOGGER}.progress")
 
 
 class ProgressBar:
-    """Fed by the pipelines' progress callback.
+    """Shows the events of the pipelines' progress callback.
 
-    On a terminal a tqdm bar with rate and ETA, which appears with the first event. Elsewhere a message every
-    `LINE_SECONDS`, which redirected output and the log file keep; with `quiet` and beside a bar in the log file only.
+    On a terminal each task gets a tqdm bar with rate and ETA. Elsewhere there is a message every `LINE_SECONDS`; with
+    `quiet`, and where a bar is shown, it goes to the log file only.
     """
 
     def __init__(self, *, quiet: bool) -> None:
@@ -39,26 +41,34 @@ class ProgressBar:
             log.log(self._level, line)
         if self.hidden:
             return
-        if self._bar is None:
-            from tqdm import tqdm
+        bar = self._bar
+        if bar is None or bar.desc != event.task or event.done < bar.n:
+            bar = self._start_bar(event)
+        bar.total = event.total or None
+        bar.set_postfix_str(event.note, refresh=False)
+        bar.update(event.done - bar.n)
 
-            self._bar = tqdm(
-                total=event.total,
-                initial=event.done,
-                desc=event.task,
-                unit=f" {event.unit}",
-                unit_scale=event.unit == "B",  # bytes as kB, MB
-                file=sys.stderr,
-                leave=False,
-            )
-        self._bar.set_postfix_str(event.note, refresh=False)
-        self._bar.update(event.done - self._bar.n)
+    def _start_bar(self, event: Progress) -> Any:
+        """Replace the bar of the task before, if there was one."""
+        from tqdm import tqdm
+
+        self._close_bar()
+        self._bar = tqdm(
+            desc=event.task,
+            total=event.total or None,
+            initial=event.done,
+            unit=f" {event.unit}",
+            unit_scale=event.unit == "B",  # bytes as kB, MB
+            file=sys.stderr,
+            leave=False,
+        )
+        return self._bar
 
     def print(self, line: str) -> None:
-        """A line of results on stdout, the bar kept whole."""
+        """Print a line of results on stdout without breaking the bar."""
         if self._bar is not None:
             self._bar.clear()
-        print(line, flush=True)
+        typer.echo(line)
         if self._bar is not None:
             self._bar.refresh()
 
@@ -68,13 +78,16 @@ class ProgressBar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close_bar()
+
+    def _close_bar(self) -> None:
         if self._bar is not None:
             self._bar.close()
 
 
 @dataclass
 class _Lines:
-    """When to tell, and what: the rate is that since the task began in this run."""
+    """When to print a line, and its text; the rate is measured since the task began in this run."""
 
     task: str = ""
     began: float = 0.0
@@ -82,7 +95,7 @@ class _Lines:
     last: float = 0.0
 
     def of(self, event: Progress, now: float) -> str | None:
-        """The line for this event at `now` (seconds), or None if it is not yet time for one."""
+        """The line for this event at `now` (seconds), or None if the next line is not due yet."""
         if event.task != self.task or event.done < self.already_done:
             self.task, self.began, self.already_done, self.last = event.task, now, event.done, now
             return None
@@ -98,7 +111,7 @@ class _Lines:
 
 
 def _show_amount(event: Progress) -> str:
-    """As `120 of 2,000 videos (6 %)` or `12 MB`."""
+    """`120 of 2,000 videos (6 %)` or `12 MB`."""
     is_bytes = event.unit == "B"
     scale, unit = (1_000_000, "MB") if is_bytes else (1, {"batch": "batches"}.get(event.unit, f"{event.unit}s"))
     if not event.total:
@@ -108,7 +121,7 @@ def _show_amount(event: Progress) -> str:
 
 
 def _show_seconds(seconds: float) -> str:
-    """As `2 h 05 min`, `5 min` or `40 s`."""
+    """`2 h 05 min`, `5 min` or `40 s`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -9,25 +9,25 @@ import typer
 from deepfake_cli import options as opt
 from deepfake_cli.printing import finish_stage
 from deepfake_cli.progress import ProgressBar
-from pipelines.config import DetectConfig, RunOptions
+from pipelines.config import DetectConfig, Precision, RunOptions
 
 
 def detect_faces(
     workspace: opt.Workspace,
-    detector: Annotated[str, typer.Option(help="Registry name or weights file.")] = DetectConfig.detector,
+    detector: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="Face detector: a file, or a name from weights list.")
+    ] = DetectConfig.detector,
     max_side: Annotated[
-        int, typer.Option(help="Longer frames are reduced to this for the network, px.")
+        int, typer.Option(metavar="PX", help="Shrink frames to this size for the detector.")
     ] = DetectConfig.max_side,
-    min_score: Annotated[float, typer.Option(help="Detector score that a face must reach.")] = DetectConfig.min_score,
-    margin: Annotated[float, typer.Option(help="1.0 is the template; larger shows more.")] = DetectConfig.margin,
-    min_face_px: Annotated[
-        int, typer.Option(help="Leave out smaller faces, frame px; the larger, the faster.")
-    ] = DetectConfig.min_face_px,
-    precision: Annotated[opt.Precision, typer.Option(help="Of the network's arithmetic.")] = opt.Precision(
-        DetectConfig.precision
-    ),
+    min_score: Annotated[
+        float, typer.Option(metavar="X", help="Lowest detector score of a face.")
+    ] = DetectConfig.min_score,
+    margin: opt.Margin = DetectConfig.margin,
+    min_face_px: opt.MinFacePx = DetectConfig.min_face_px,
+    precision: Annotated[Precision, typer.Option(help="Numeric precision of the network.")] = DetectConfig.precision,
     device: opt.Device = RunOptions.device,
-    workers: opt.Processes = RunOptions.workers,
+    workers: opt.Workers = RunOptions.workers,
     timeout: opt.Timeout = RunOptions.timeout_seconds,
     max_memory: opt.MaxMemory = RunOptions.max_memory_mb,
     batch_size: opt.BatchSize = RunOptions.batch_size,
@@ -37,7 +37,7 @@ def detect_faces(
     verbose: opt.Verbose = False,
     log_file: opt.LogFile = None,
 ) -> None:
-    """Find, track and align every face of the extracted frames (380x380)."""
+    """Find and track every face in the extracted frames, and write it aligned, at 380x380 pixels."""
     opt.start_logging(quiet=quiet, verbose=verbose, log_file=log_file)
     config = DetectConfig(
         detector=detector,
@@ -45,7 +45,7 @@ def detect_faces(
         min_score=min_score,
         margin=margin,
         min_face_px=min_face_px,
-        precision=precision.value,
+        precision=precision,
     )
     from pipelines import detect_faces as run
 

@@ -9,21 +9,26 @@ from typing import Annotated, Any
 
 import typer
 
+from deepfake_cli import EXIT_CHECK_FAILED
 from deepfake_cli import options as opt
-from deepfake_cli.errors import EXIT_CHECK_FAILED
 from deepfake_cli.printing import printable
 
 LEVEL_WIDTH = len("broken")
 
 
 def doctor(
-    inputs: Annotated[list[str] | None, typer.Argument(metavar="[INPUTS]...", help=opt.INPUTS_HELP)] = None,
-    workspace: Annotated[
-        Path | None, typer.Option("--workspace", "-w", help="Where a job would write; else the current folder.")
+    inputs: Annotated[
+        list[str] | None, typer.Argument(metavar="INPUT", help=f"Estimate the disk space for these. {opt.INPUTS_HELP}")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object a line.")] = False,
+    workspace: Annotated[
+        Path | None,
+        typer.Option(
+            "--workspace", "-w", metavar="FOLDER", help="Workspace whose disk to check. Default: the current folder."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Look at all that deepfake needs: packages, devices, codecs, weights, disk space; and score a clip."""
+    """Check the installation: packages, devices, codecs, weights and disk space, and score a test clip."""
     from pipelines import diagnose
 
     findings = diagnose(

@@ -10,24 +10,37 @@ import typer
 from deepfake_cli import options as opt
 from deepfake_cli.printing import finish_stage
 from deepfake_cli.progress import ProgressBar
-from pipelines.config import ExtractConfig, RunOptions
+from pipelines.config import ExtractConfig, FrameFormat, RunOptions
 
 
 def extract_frames(
     workspace: opt.Workspace,
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[INPUT...]", help=f"{opt.INPUTS_HELP} Default: the workspace's index."),
+        typer.Argument(metavar="INPUT", help=f"{opt.INPUTS_HELP} Default: the workspace's index."),
     ] = None,
-    frames: Annotated[int, typer.Option(help="Frames spread over the whole video.")] = ExtractConfig.frames,
-    fps: Annotated[float | None, typer.Option(help="Frames per second, instead of a number.")] = ExtractConfig.fps,
-    start: Annotated[float | None, typer.Option(help="Seconds from the first frame.")] = ExtractConfig.start_seconds,
-    end: Annotated[float | None, typer.Option(help="Seconds from the first frame.")] = ExtractConfig.end_seconds,
-    labels: Annotated[Path | None, typer.Option(help="CSV video,label[,split,original,identity,...].")] = None,
+    frames: Annotated[
+        int, typer.Option(metavar="N", help="Frames per video, spread over its whole length.")
+    ] = ExtractConfig.frames,
+    fps: Annotated[
+        float | None, typer.Option(metavar="X", help="Frames per second, instead of --frames.")
+    ] = ExtractConfig.fps,
+    start: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Begin this long after the first frame.")
+    ] = ExtractConfig.start_seconds,
+    end: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Stop this long after the first frame.")
+    ] = ExtractConfig.end_seconds,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV", help="Labels: columns video and label, optionally split, original, identity and others."
+        ),
+    ] = None,
     split: opt.Splits = None,
-    decoder: Annotated[opt.Decoder, typer.Option(help="Video reader.")] = opt.Decoder(ExtractConfig.decoder),
-    format: Annotated[opt.FrameFormat, typer.Option(help="png is lossless.")] = opt.FrameFormat(ExtractConfig.format),
-    workers: opt.Processes = RunOptions.workers,
+    decoder: opt.DecoderChoice = ExtractConfig.decoder,
+    format: Annotated[FrameFormat, typer.Option(help="Picture format; png is lossless.")] = ExtractConfig.format,
+    workers: opt.Workers = RunOptions.workers,
     timeout: opt.Timeout = RunOptions.timeout_seconds,
     max_memory: opt.MaxMemory = RunOptions.max_memory_mb,
     shard: opt.Shard = RunOptions.shard,
@@ -37,11 +50,9 @@ def extract_frames(
     verbose: opt.Verbose = False,
     log_file: opt.LogFile = None,
 ) -> None:
-    """Write frames of every video with their true times. Folders named real and fake label what they hold."""
+    """Write frames of each video with their timestamps. Folders named real and fake label the videos in them."""
     opt.start_logging(quiet=quiet, verbose=verbose, log_file=log_file)
-    config = ExtractConfig(
-        frames=frames, fps=fps, start_seconds=start, end_seconds=end, decoder=decoder.value, format=format.value
-    )
+    config = ExtractConfig(frames=frames, fps=fps, start_seconds=start, end_seconds=end, decoder=decoder, format=format)
     from pipelines import extract_frames as run
 
     with ProgressBar(quiet=quiet) as bar:

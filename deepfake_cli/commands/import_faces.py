@@ -14,16 +14,25 @@ from pipelines.config import ImportConfig, RunOptions
 
 
 def import_faces(
-    source: Annotated[Path, typer.Argument(help="A .parquet, a .csv, or a folder with real/ and fake/.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="A Parquet or CSV file of face pictures, or a folder with real/ and fake/."
+        ),
+    ],
     workspace: opt.Workspace,
-    as_is: Annotated[bool, typer.Option("--as-is", help="Aligned already: only resize.")] = ImportConfig.as_is,
-    detector: Annotated[str, typer.Option(help="Registry name or weights file.")] = ImportConfig.detector,
+    as_is: Annotated[
+        bool, typer.Option("--as-is", help="Only resize: the faces are already aligned.")
+    ] = ImportConfig.as_is,
+    detector: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="Face detector: a file, or a name from weights list.")
+    ] = ImportConfig.detector,
     min_score: Annotated[
-        float, typer.Option(help="Detector score that counts as found again.")
+        float, typer.Option(metavar="X", help="Lowest detector score at which a face counts as found.")
     ] = ImportConfig.min_score,
-    margin: Annotated[float, typer.Option(help="1.0 is the template; larger shows more.")] = ImportConfig.margin,
+    margin: opt.Margin = ImportConfig.margin,
     device: opt.Device = RunOptions.device,
-    workers: opt.Processes = RunOptions.workers,
+    workers: opt.Workers = RunOptions.workers,
     timeout: opt.Timeout = RunOptions.timeout_seconds,
     max_memory: opt.MaxMemory = RunOptions.max_memory_mb,
     batch_size: opt.BatchSize = RunOptions.batch_size,
@@ -32,7 +41,7 @@ def import_faces(
     verbose: opt.Verbose = False,
     log_file: opt.LogFile = None,
 ) -> None:
-    """Make cropped faces a detect-faces manifest: detected again, aligned, edges replicated."""
+    """Turn pictures of cropped faces into aligned faces, as detect-faces writes them, ready for train."""
     opt.start_logging(quiet=quiet, verbose=verbose, log_file=log_file)
     config = ImportConfig(detector=detector, min_score=min_score, margin=margin, as_is=as_is)
     from pipelines import import_faces as run

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import enum
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deepfake_cli import EXIT_CHECK_FAILED, EXIT_INCOMPLETE
 from deepfake_cli import options as opt
-from deepfake_cli.errors import EXIT_CHECK_FAILED, EXIT_INCOMPLETE
 from deepfake_cli.printing import count, printable, report_failures
 from deepfake_cli.progress import ProgressBar
-from pipelines.config import IndexConfig, RunOptions
+from pipelines.config import IndexConfig, RunOptions, SplitChoice
 from pipelines.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,42 +20,46 @@ if TYPE_CHECKING:
     from pipelines.stages.index import IndexSummary
 
 WIDTH = 100
-"""Columns of a line of the report."""
+"""Columns at which the report's details wrap."""
 FRACTIONS = ",".join(map(str, IndexConfig.fractions))
-
-
-class SplitChoice(enum.StrEnum):
-    auto = "auto"
-    deal = "deal"
-    train = "train"
-    val = "val"
-    test = "test"
-    none = "none"
 
 
 def index(
     dataset: Annotated[
-        str | None, typer.Argument(metavar="[DATASET]", help="Its name; --download-help lists all.")
+        str | None, typer.Argument(metavar="DATASET", help="Name of the dataset; --download-help lists all.")
     ] = None,
     root: Annotated[
-        Path | None, typer.Argument(metavar="[ROOT]", help="Its folder as downloaded; for csv the file.")
+        Path | None, typer.Argument(metavar="ROOT", help="Its folder, as downloaded; for csv, the file.")
     ] = None,
     workspace: Annotated[
-        Path | None, typer.Option("--workspace", "-w", help="Folder that holds every stage's folder.")
+        Path | None,
+        typer.Option(
+            "--workspace", "-w", metavar="FOLDER", help="Workspace: the folder with the results of all stages."
+        ),
     ] = None,
     split: Annotated[
-        SplitChoice, typer.Option(help="auto: the official one, else dealt; or all on one side.")
-    ] = SplitChoice(IndexConfig.split),
-    fractions: Annotated[str, typer.Option(help="Of train, val and test, where dealt.")] = FRACTIONS,
-    seed: Annotated[int, typer.Option(help="Of the dealing.")] = IndexConfig.seed,
+        SplitChoice,
+        typer.Option(
+            metavar="SPLIT",
+            help="auto: the official split, or an assigned one if there is none; deal: always assign; train, val, test or none: "
+            "the same for all videos.",
+        ),
+    ] = IndexConfig.split,
+    fractions: Annotated[
+        str, typer.Option(metavar="A,B,C", help="Shares of train, val and test in an assigned split.")
+    ] = FRACTIONS,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed of an assigned split.")] = IndexConfig.seed,
     drop_leaks: Annotated[
-        bool, typer.Option("--drop-leaks", help="Take from train and val what shares something with what is held out.")
+        bool,
+        typer.Option(
+            "--drop-leaks", help="Remove videos from train and val that leak into the splits held out from them."
+        ),
     ] = IndexConfig.drop_leaks,
     check: Annotated[
-        bool, typer.Option("--check", help="Read every file; report counts, labels, copies and leaks.")
+        bool, typer.Option("--check", help="Read every file and report counts, labels, duplicates and leaks.")
     ] = False,
     download_help: Annotated[
-        bool, typer.Option("--download-help", help="Say where a data set is requested and how to lay it out.")
+        bool, typer.Option("--download-help", help="Print where to request a dataset and how to arrange its files.")
     ] = False,
     workers: opt.Workers = RunOptions.workers,
     overwrite: opt.Overwrite = RunOptions.overwrite,
@@ -65,14 +68,14 @@ def index(
     verbose: opt.Verbose = False,
     log_file: opt.LogFile = None,
 ) -> None:
-    """List the videos of a data set, with labels and splits, for extract-frames, predict and evaluate."""
+    """List a dataset's videos with labels and splits, for extract-frames, predict and evaluate."""
     opt.start_logging(quiet=quiet, verbose=verbose, log_file=log_file)
     if download_help:
         _print_download_help(dataset)
         return
     if dataset is None or root is None or workspace is None:
-        raise ConfigError("pass a data set's name, its folder and -w WORKSPACE; names: deepfake index --download-help")
-    config = IndexConfig(split=split.value, fractions=_parse_fractions(fractions), seed=seed, drop_leaks=drop_leaks)
+        raise ConfigError("pass a dataset's name, its folder and -w WORKSPACE; names: deepfake index --download-help")
+    config = IndexConfig(split=split, fractions=_parse_fractions(fractions), seed=seed, drop_leaks=drop_leaks)
     from pipelines import index_dataset as run
 
     run_options = RunOptions(workers=workers, overwrite=overwrite, verify=verify)
@@ -110,7 +113,7 @@ def _print_download_help(name: str | None) -> None:
 
 
 def _print_report(report: CheckReport, *, quiet: bool) -> None:
-    """A line for each check, and what there is to say of it below; only those that are not ok when quiet."""
+    """One line per check, with its details below; only failed checks when quiet."""
     shown = [check for check in report.checks if not quiet or check.outcome != "ok"]
     if not shown:
         return
@@ -140,7 +143,7 @@ def _print_detail(check: Check) -> None:
 
 
 def _print_counts(summary: IndexSummary) -> None:
-    """`train  720 real  2880 fake`, a line for each side."""
+    """`train  720 real  2880 fake`, one line per split."""
     counts = {side or "no split": numbers for side, numbers in summary.counts.items()}
     width = max(map(len, counts))
     digits = max(len(str(number)) for numbers in counts.values() for number in numbers.values())

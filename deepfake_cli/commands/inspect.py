@@ -11,10 +11,15 @@ from deepfake_cli.printing import printable
 
 
 def inspect(
-    path: Annotated[str, typer.Argument(help="A manifest, a stage's folder, a checkpoint or its registry name.")],
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH", help="A manifest, the folder of a stage, a checkpoint file, or a name from weights list."
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Tell what a manifest or checkpoint holds: columns, counts, provenance."""
+    """Show what a manifest or checkpoint contains: columns, counts and provenance."""
     from pipelines import inspect as run
 
     inspection = run(path)

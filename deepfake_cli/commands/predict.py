@@ -7,61 +7,91 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from deepfake_cli import EXIT_INCOMPLETE
 from deepfake_cli import options as opt
-from deepfake_cli.errors import EXIT_INCOMPLETE
-from deepfake_cli.printing import count, format_score
+from deepfake_cli.printing import count, format_score, has_colours
 from deepfake_cli.progress import ProgressBar
-from pipelines.config import PredictConfig, RunOptions
+from pipelines.config import Aggregate, EngineName, Precision, PredictConfig, RunOptions
 from pipelines.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipelines.records import ScoreRow
     from pipelines.stages.predict import PredictSummary
 
+AGGREGATES = ", ".join(get_args(Aggregate))
+
 
 def predict(
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[INPUT...]", help=opt.INPUTS_HELP),
+        typer.Argument(metavar="INPUT", help=opt.INPUTS_HELP),
     ] = None,
     split: opt.Splits = None,
-    faces: Annotated[Path | None, typer.Option(help="Score a workspace's detect-faces stage instead.")] = None,
+    faces: Annotated[
+        Path | None,
+        typer.Option(metavar="WORKSPACE", help="Score the faces that detect-faces found in this workspace instead."),
+    ] = None,
     checkpoint: Annotated[
-        str, typer.Option(help="Registry name, checkpoint file, or file of export.")
+        str,
+        typer.Option(
+            metavar="NAME|FILE", help="A checkpoint file, a name from weights list, or an ONNX file made by export."
+        ),
     ] = PredictConfig.checkpoint,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Scores as .csv, .parquet or .json.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write scores as .csv, .parquet or .json.")
+    ] = None,
     excel_safe: opt.ExcelSafe = False,
-    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")] = False,
-    details: Annotated[Path | None, typer.Option(help="Folder for a Parquet per video: every frame and face.")] = None,
+    json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    details: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Write the score of every frame and face here, one Parquet file per video."
+        ),
+    ] = None,
     aggregate: Annotated[
-        opt.Aggregate | None, typer.Option(help="From faces to video. Default: the checkpoint's.")
+        Aggregate | None,
+        typer.Option(
+            metavar="HOW", help=f"How face scores become a video score: {AGGREGATES}. Default: the checkpoint's."
+        ),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Fake from here on, real below. Default: the checkpoint's.")
+        float | None,
+        typer.Option(
+            metavar="X", help="Label as fake at or above this probability, else as real. Default: the checkpoint's."
+        ),
     ] = None,
-    frames: Annotated[int | None, typer.Option(help="Frames per video. Default: the checkpoint's.")] = None,
-    min_frames: Annotated[int, typer.Option(help="Fewer decoded frames: too_few_frames.")] = PredictConfig.min_frames,
-    detector: Annotated[str | None, typer.Option(help="Registry name or file. Default: the checkpoint's.")] = None,
+    frames: Annotated[
+        int | None, typer.Option(metavar="N", help="Frames per video. Default: the checkpoint's.")
+    ] = None,
+    min_frames: Annotated[
+        int, typer.Option(metavar="N", help="Give no score (too_few_frames) if fewer frames decode.")
+    ] = PredictConfig.min_frames,
+    detector: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="Face detector: a name or a file. Default: the checkpoint's."),
+    ] = None,
     max_side: Annotated[
-        int | None, typer.Option(help="Frame side for the detector, px. Default: the checkpoint's.")
+        int | None,
+        typer.Option(metavar="PX", help="Shrink frames to this size for face detection. Default: the checkpoint's."),
     ] = None,
-    min_score: Annotated[float | None, typer.Option(help="Detector score. Default: the checkpoint's.")] = None,
-    min_face_px: Annotated[
-        int, typer.Option(help="Leave out smaller faces, frame px; the larger, the faster.")
-    ] = PredictConfig.min_face_px,
-    decoder: Annotated[opt.Decoder, typer.Option(help="Video reader.")] = opt.Decoder(PredictConfig.decoder),
+    min_score: Annotated[
+        float | None, typer.Option(metavar="X", help="Lowest detector score of a face. Default: the checkpoint's.")
+    ] = None,
+    min_face_px: opt.MinFacePx = PredictConfig.min_face_px,
+    decoder: opt.DecoderChoice = PredictConfig.decoder,
     engine: Annotated[
-        opt.Engine, typer.Option(help="What computes the classifier; all but torch are extras.")
-    ] = opt.Engine(PredictConfig.engine),
-    precision: Annotated[opt.Precision, typer.Option(help="Of the networks' arithmetic.")] = opt.Precision(
-        PredictConfig.precision
-    ),
+        EngineName,
+        typer.Option(
+            metavar="NAME", help="Runtime of the classifier: torch, onnxruntime or openvino (the last two are extras)."
+        ),
+    ] = PredictConfig.engine,
+    precision: Annotated[Precision, typer.Option(help="Numeric precision of the networks.")] = PredictConfig.precision,
     device: opt.Device = RunOptions.device,
-    workers: opt.Processes = RunOptions.workers,
+    workers: opt.Workers = RunOptions.workers,
     timeout: opt.Timeout = RunOptions.timeout_seconds,
     max_memory: opt.MaxMemory = RunOptions.max_memory_mb,
     batch_size: opt.BatchSize = RunOptions.batch_size,
@@ -71,7 +101,7 @@ def predict(
     verbose: opt.Verbose = False,
     log_file: opt.LogFile = None,
 ) -> None:
-    """Score videos: a fake probability each, or a status that says why there is none."""
+    """Score videos: print the probability that each is fake, or the reason why it has no score."""
     opt.start_logging(quiet=quiet, verbose=verbose, log_file=log_file)
     if bool(inputs) == (faces is not None):
         raise ConfigError("pass either videos (or folders, lists), or --faces with a workspace")
@@ -79,15 +109,15 @@ def predict(
         checkpoint=checkpoint,
         detector=detector,
         frames=frames,
-        decoder=decoder.value,
+        decoder=decoder,
         max_side=max_side,
         min_score=min_score,
         min_face_px=min_face_px,
-        aggregate=aggregate.value if aggregate else None,
+        aggregate=aggregate,
         threshold=threshold,
         min_frames=min_frames,
-        engine=engine.value,
-        precision=precision.value,
+        engine=engine,
+        precision=precision,
     )
     options = RunOptions(
         device=device,
@@ -100,6 +130,7 @@ def predict(
         max_memory_mb=max_memory,
     )
     with ProgressBar(quiet=quiet) as bar:
+        colours = has_colours()
         reader_is_gone = False
 
         def show(row: ScoreRow) -> None:
@@ -117,7 +148,7 @@ def predict(
             if json_lines:
                 bar.print(json.dumps(asdict(row)))
             elif not quiet or output is None:
-                bar.print(format_score(row))
+                bar.print(format_score(row, colours=colours))
 
         from pipelines import predict as score_inputs
         from pipelines import predict_faces
@@ -154,7 +185,7 @@ def predict(
 
 
 def _report(summary: PredictSummary, output: Path | None) -> None:
-    """What is not visible in the rows, on stderr."""
+    """On stderr, what the rows do not show."""
     typer.echo(f"weights: {summary.weights}", err=True)
     if summary.num_ignored:
         typer.echo(f"{count(summary.num_ignored, 'file')} in the folders ignored: neither video nor image", err=True)

@@ -199,9 +199,9 @@ def test_download_help_without_a_name_lists_all(deepfake: Deepfake) -> None:
     [
         (["nothing", "ROOT", "-w", "WORK"], "unknown data set 'nothing'; known: ffpp, dfd"),
         (["nothing", "--download-help"], "unknown data set 'nothing'; known: ffpp, dfd"),
-        ([], "pass a data set's name, its folder and -w WORKSPACE; names: deepfake index --download-help"),
-        (["csv", "ROOT"], "pass a data set's name, its folder and -w WORKSPACE"),
-        (["csv", "-w", "WORK"], "pass a data set's name, its folder and -w WORKSPACE"),
+        ([], "pass a dataset's name, its folder and -w WORKSPACE; names: deepfake index --download-help"),
+        (["csv", "ROOT"], "pass a dataset's name, its folder and -w WORKSPACE"),
+        (["csv", "-w", "WORK"], "pass a dataset's name, its folder and -w WORKSPACE"),
         (["csv", "ROOT", "-w", "WORK", "--fractions", "0.8,0.2"], "--fractions takes three numbers such as 0.8,0.1"),
         (["csv", "ROOT", "-w", "WORK", "--fractions", "a,b,c"], "--fractions takes three numbers such as 0.8,0.1"),
         (["csv", "ROOT", "-w", "WORK", "--fractions", "0.8,0.2,0.1"], "fractions must be three shares of train, val"),

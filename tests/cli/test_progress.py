@@ -1,8 +1,10 @@
-"""Progress where stderr is no terminal: lines now and then, on stderr and in the log file."""
+"""Progress: a bar for each task on a terminal; elsewhere lines on stderr and in the log file."""
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,26 @@ def test_quiet_lines_go_to_the_log_file_alone(
             bar(Progress("predict", done, 10, "video"))
     assert ("5 of 10 videos" in capsys.readouterr().err) is is_shown
     assert "5 of 10 videos (50 %), about 60 s left" in (tmp_path / "log").read_text()
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_each_task_has_a_bar_with_its_own_name_and_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with ProgressBar(quiet=False) as bar:
+        for event in (Progress("predict", 0, 6, "video"), Progress("predict", 6, 6, "video")):
+            bar(event)
+        for event in (Progress("evaluate", 0, 36, "face"), Progress("evaluate", 36, 36, "face")):
+            bar(event)
+        bar(Progress("evaluate", 0, 9, "face"))
+    shown = terminal.getvalue()
+    assert "predict:" in shown and "0/6" in shown
+    assert "evaluate:" in shown and "0/36" in shown and "0/9" in shown
+    assert "36/6" not in shown and "36/9" not in shown
 
 
 def test_a_command_whose_output_is_redirected_tells_how_far_it_is(

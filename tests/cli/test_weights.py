@@ -84,7 +84,7 @@ def test_pulled_weights_are_listed_verified_told_and_used(
     path, digest = cache / f"{NAME}.zip", hashlib.sha256(packed).hexdigest()
     assert pulled.exit_code == 0, pulled.stderr
     assert pulled.stdout == f"{NAME}: pulled, {path} ({len(packed) / 1e6:.1f} MB, SHA-256 {digest})\n"
-    assert deepfake("weights", "pull", NAME).stdout.startswith(f"{NAME}: was there, {path} ")
+    assert deepfake("weights", "pull", NAME).stdout.startswith(f"{NAME}: already there, {path} ")
     assert len(server.asked) == 1
     assert " pulled " in _listed(deepfake)
     assert f"{NAME}  ok  {digest}\n" in deepfake("weights", "verify").stdout
@@ -100,7 +100,7 @@ def test_a_pulled_file_that_was_damaged_later_fails_verify(deepfake: Deepfake, s
     deepfake("weights", "pull", NAME)
     (cache / f"{NAME}.zip").write_bytes(b"damaged")
     verified = deepfake("weights", "verify")
-    assert verified.exit_code == 2
+    assert verified.exit_code == 4
     assert f"{NAME}  damaged  " in verified.stdout and f"run: deepfake weights pull {NAME}" in verified.stdout
     assert deepfake("weights", "pull", NAME).exit_code == 0
     assert deepfake("weights", "verify").exit_code == 0
