@@ -204,7 +204,8 @@ def _has_frames(report: Report) -> bool:
 
 
 def _show(row: Mapping[str, Any], name: str) -> str:
-    return f"{row[name]:.3f} ({row[f'{name}.low']:.3f} to {row[f'{name}.high']:.3f})"
+    low, high = row[f"{name}.low"], row[f"{name}.high"]
+    return f"{row[name]:.3f}" if low is None else f"{row[name]:.3f} ({low:.3f} to {high:.3f})"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

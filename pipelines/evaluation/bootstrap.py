@@ -1,8 +1,8 @@
-"""How far metrics may lie from the truth by chance: a bootstrap over clusters, because faces of one video are no new evidence.
+"""Confidence intervals of metrics: a cluster bootstrap, because faces of one video are not independent evidence.
 
-A round draws as many clusters as there are, with replacement, and all rows of a drawn cluster come along. No row is copied:
-a drawn cluster weighs its rows. Metrics that are means over rows need only the sums of each cluster; those of the order of
-scores need the weights in that order, which is found once.
+A round draws as many clusters as there are, with replacement; all rows of a drawn cluster come with it. No row is copied:
+how often a cluster is drawn is the weight of its rows. Metrics that are means over rows need only the sums per cluster;
+those that depend on the order of the scores need the weights in that order, which is determined once.
 """
 
 from __future__ import annotations
@@ -17,10 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.scoring.metrics import (
-    CALIBRATION_BINS,
     EVEN_THRESHOLD,
     METRICS,
-    calibration_bins,
     log_losses,
     measure,
     measure_ranks,
@@ -30,14 +28,18 @@ from pipelines.scoring.metrics import (
 from pipelines.scoring.ranking import RankCounts, Ranking
 
 MAX_WORKERS = 4
-"""More would wait for each other, and each holds some 8 bytes per row."""
+"""More threads wait for each other, and each needs some 8 bytes per row."""
+WITH_INTERVAL = tuple(name for name in METRICS if name != "ece")
+"""The calibration error is a mean of absolute values: chance alone makes it larger, and resampling adds that once more. The
+percentiles of its rounds lie above the estimate, and on calibrated data they exclude the true value, 0."""
+UNDEFINED = float("nan"), float("nan")
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric and its interval; NaN what is undefined."""
+    """A metric and its interval; NaN where undefined."""
 
     value: float
     low: float
@@ -55,29 +57,32 @@ def measure_with_intervals(
     seed: int = 0,
     workers: int = 0,
 ) -> dict[str, Estimate]:
-    """`measure`, with percentile intervals of a cluster bootstrap.
+    """`measure`, with percentile intervals of a cluster bootstrap for all metrics in `WITH_INTERVAL`.
 
-    labels (N,) 0 real or 1 fake, probabilities (N,) in [0, 1] without NaN, clusters (N,) of any values that can be sorted.
-    Rounds in which a metric is undefined are left out of its interval. The interval is NaN if more than half of them are,
-    without rounds, and with fewer than two clusters. Equal for equal seeds, whatever the workers (0: one per core, up to 4).
+    labels (N,) 0 real or 1 fake, probabilities (N,) in [0, 1] without NaN, clusters (N,) of any sortable values. Rounds in
+    which a metric is undefined do not count towards its interval. The interval is NaN if more than half of the rounds are
+    undefined, without rounds, and with fewer than two clusters. Equal seeds give equal results for any number of workers (0:
+    one per core, up to 4).
     """
     values = measure(labels, probabilities, threshold=threshold)
     names, rows_to_clusters = np.unique(np.asarray(clusters), return_inverse=True)
-    if rounds < 1 or len(names) < 2:
-        return {name: Estimate(value, float("nan"), float("nan")) for name, value in values.items()}
-    sample = _Sample.of(labels, probabilities, rows_to_clusters, len(names), threshold)
-    draws = _measure_rounds(sample, rounds, seed, workers or min(MAX_WORKERS, os.cpu_count() or 1))
-    intervals = (_percentiles(column, confidence) for column in draws.T)
-    return {name: Estimate(values[name], *interval) for name, interval in zip(METRICS, intervals, strict=True)}
+    intervals: dict[str, tuple[float, float]] = {}
+    if rounds >= 1 and len(names) >= 2:
+        sample = _Sample.of(labels, probabilities, rows_to_clusters, len(names), threshold)
+        draws = _measure_rounds(sample, rounds, seed, workers or min(MAX_WORKERS, os.cpu_count() or 1))
+        intervals = {
+            name: _percentiles(column, confidence) for name, column in zip(WITH_INTERVAL, draws.T, strict=True)
+        }
+    return {name: Estimate(value, *intervals.get(name, UNDEFINED)) for name, value in values.items()}
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """What of N rows in G clusters all rounds share."""
+    """What all rounds share of N rows in G clusters."""
 
     ranking: Ranking
     fake_clusters: Integers
-    """Of the ranking's fakes, the highest score first."""
+    """Cluster of each fake of the ranking, highest score first."""
     real_clusters: Integers
     sums: Floats
     """(G, columns of `_row_terms`) over the rows of each cluster."""
@@ -94,31 +99,22 @@ class _Sample:
         ranking = Ranking.of(labels, probabilities)
         terms = _row_terms(labels, probabilities, float("nan") if threshold is None else threshold)
         sums = [np.bincount(clusters, weights=term, minlength=num_clusters) for term in terms]
-        cells = clusters * CALIBRATION_BINS + calibration_bins(probabilities, CALIBRATION_BINS)
-        gaps = np.bincount(cells, residuals(labels, probabilities), num_clusters * CALIBRATION_BINS)
-        return cls(
-            ranking,
-            fake_clusters=clusters[ranking.fakes],
-            real_clusters=clusters[ranking.reals],
-            sums=np.column_stack([*sums, gaps.reshape(num_clusters, CALIBRATION_BINS)]),
-        )
+        return cls(ranking, clusters[ranking.fakes], clusters[ranking.reals], np.column_stack(sums))
 
     @property
     def num_clusters(self) -> int:
         return len(self.sums)
 
     def measure(self, weights: Integers, memory: _Memory) -> dict[str, float]:
-        """All `METRICS` if each cluster counts as often as weights (G,) say."""
+        """The metrics in `WITH_INTERVAL`, each cluster counted as often as weights (G,) say."""
         _cumulate(weights, self.fake_clusters, memory.fakes)
         _cumulate(weights, self.real_clusters, memory.reals)
-        sums = np.einsum(
-            "g,gc->c", weights, self.sums
-        )  # not @, whose own threads stand in the way of those of the rounds
+        sums = np.einsum("g,gc->c", weights, self.sums)  # not @, whose threads compete with those of the rounds
         return measure_ranks(RankCounts(self.ranking, memory.fakes, memory.reals)) | _measure_sums(sums)
 
 
 class _Memory(threading.local):
-    """What a thread writes to in each of its rounds: to allocate it anew costs as much as the round."""
+    """The buffers of a thread: allocating them in each round would take as long as the round itself."""
 
     def __init__(self, ranking: Ranking) -> None:
         self.fakes = np.zeros(len(ranking.fakes) + 1, np.int64)
@@ -126,13 +122,13 @@ class _Memory(threading.local):
 
 
 def _cumulate(weights: Integers, clusters: Integers, sums: Integers) -> None:
-    """Sums of the first 0 ... N weights of rows in these clusters (N,), written behind the 0 that sums (N + 1,) begin with."""
-    np.take(weights, clusters, out=sums[1:], mode="clip")  # the mode spares a copy; all are in range
+    """Cumulative weights of rows in these clusters (N,), written after the leading 0 of sums (N + 1,)."""
+    np.take(weights, clusters, out=sums[1:], mode="clip")  # the mode avoids a copy; all indices are in range
     np.cumsum(sums[1:], out=sums[1:])
 
 
 def _row_terms(labels: npt.ArrayLike, probabilities: npt.ArrayLike, threshold: float) -> Iterator[Floats]:
-    """What each row (N,) adds to the sums that `_measure_sums` takes, but those of calibration."""
+    """What each row (N,) adds to the sums that `_measure_sums` takes."""
     is_fake = (np.asarray(labels) == 1).astype(np.float64)
     yield is_fake
     yield 1 - is_fake
@@ -145,8 +141,8 @@ def _row_terms(labels: npt.ArrayLike, probabilities: npt.ArrayLike, threshold: f
 
 
 def _measure_sums(sums: Floats) -> dict[str, float]:
-    """Those of `METRICS` that follow from sums over rows."""
-    fakes, reals, right_fakes, right_reals, right_fakes_own, right_reals_own, loss, square, *gaps = sums.tolist()
+    """The metrics that follow from sums over rows."""
+    fakes, reals, right_fakes, right_reals, right_fakes_own, right_reals_own, loss, square = sums.tolist()
     rows = fakes + reals
     return {
         "accuracy": (right_fakes + right_reals) / rows,
@@ -155,7 +151,6 @@ def _measure_sums(sums: Floats) -> dict[str, float]:
         "balanced_accuracy_at_threshold": (_ratio(right_fakes_own, fakes) + _ratio(right_reals_own, reals)) / 2,
         "log_loss": loss / rows,
         "brier": square / rows,
-        "ece": sum(map(abs, gaps)) / rows,
     }
 
 
@@ -164,12 +159,12 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def _measure_rounds(sample: _Sample, rounds: int, seed: int, workers: int) -> Floats:
-    """(rounds, metrics) in the order of `METRICS`."""
+    """(rounds, metrics) in the order of `WITH_INTERVAL`."""
     memory = _Memory(sample.ranking)
 
     def measure_round(number: int) -> Sequence[float]:
         values = sample.measure(_draw(sample.num_clusters, seed, number), memory)
-        return [values[name] for name in METRICS]
+        return [values[name] for name in WITH_INTERVAL]
 
     if workers == 1:
         return _as_table(map(measure_round, range(rounds)))
@@ -182,16 +177,16 @@ def _as_table(rows: Iterable[Sequence[float]]) -> Floats:
 
 
 def _draw(num_clusters: int, seed: int, number: int) -> Integers:
-    """(G,) how often each cluster is drawn in a round, which has its own generator and so needs no order of rounds."""
+    """(G,) how often each cluster is drawn. Each round has its own generator, so rounds may run in any order."""
     drawn = np.random.default_rng((seed, number)).integers(num_clusters, size=num_clusters)
     return np.bincount(drawn, minlength=num_clusters)
 
 
 def _percentiles(values: Floats, confidence: float) -> tuple[float, float]:
-    """The ends of the middle part of values (rounds,) without NaN; NaN if fewer than half of them are left."""
+    """The ends of the middle part of values (rounds,), ignoring NaN; NaN if more than half of them are NaN."""
     defined = values[~np.isnan(values)]
     if 2 * len(defined) < len(values):
-        return float("nan"), float("nan")
+        return UNDEFINED
     tail = (1 - confidence) / 2
     low, high = np.quantile(defined, (tail, 1 - tail))
     return float(low), float(high)
