@@ -1,34 +1,34 @@
-"""Every error that a user can cause or meet, as one tree.
+"""Every error that a user can cause or encounter, as one tree.
 
     DeepfakeError
-    ├── ConfigError               wrong use or configuration; nothing was processed         exit 2
-    │   ├── SettingsChangedError  the workspace was made with other settings
+    ├── ConfigError               wrong usage or configuration; nothing was processed   exit 2
+    │   ├── SettingsChangedError  the workspace was created with other settings
     │   ├── ManifestError         a manifest is missing, foreign or of another stage
     │   ├── CheckpointError       a weights file is damaged, foreign or of another kind
     │   ├── DatasetError          labels or splits contradict each other, or nothing is left
-    │   └── TrainingDivergedError the loss is no longer a number
-    ├── LeakError                 what must stand on one side of a split stands on two        exit 4
-    ├── InputError                one input could not be processed; the others go on        exit 3
+    │   └── TrainingDivergedError the loss became NaN or infinite
+    ├── LeakError                 related videos are on both sides of a split           exit 4
+    ├── InputError                one input could not be processed; the others are      exit 3
     │   └── UnreadableError       the file does not open or decode
-    ├── DownloadError             a file could not be fetched, or is not the right one      exit 3
-    └── StorageError              the output could not be written                           exit 3
+    ├── DownloadError             a file could not be fetched, or its digest is wrong   exit 3
+    └── StorageError              the output could not be written                       exit 3
 
-A message names the cause and the remedy. Anything outside this tree is a bug and keeps its traceback (exit 1).
+A message names the cause and the remedy. Any other exception is a bug and keeps its traceback (exit 1).
 """
 
 from __future__ import annotations
 
 
 class DeepfakeError(Exception):
-    """Root of all errors that are shown to a user as one line."""
+    """Base class of all errors that a user sees as one line."""
 
 
 class ConfigError(DeepfakeError):
-    """Wrong use or configuration: nothing was processed."""
+    """Wrong usage or configuration: nothing was processed."""
 
 
 class SettingsChangedError(ConfigError):
-    """The workspace holds results of other settings."""
+    """The workspace has results of other settings."""
 
 
 class ManifestError(ConfigError):
@@ -44,27 +44,27 @@ class DatasetError(ConfigError):
 
 
 class TrainingDivergedError(ConfigError):
-    """The loss is no longer a number; the last whole epoch is kept."""
+    """The loss became NaN or infinite; the last completed epoch is kept."""
 
 
 class LeakError(DeepfakeError):
-    """What must stand on one side of a split (a content, an original, a group, an identity) stands on two."""
+    """Videos with the same content, original, group or identity are on different sides of a split."""
 
 
 class InputError(DeepfakeError):
-    """One input could not be processed; its row says why and the other inputs go on."""
+    """One input could not be processed; its row says why, and the other inputs are processed."""
 
 
 class UnreadableError(InputError):
-    """A file does not open, holds no picture, or does not decode."""
+    """A file does not open, contains no picture, or does not decode."""
 
 
 class DownloadError(DeepfakeError):
-    """A file could not be fetched, or what came is not what was asked for."""
+    """A file could not be fetched, or is not the expected one."""
 
 
 class StorageError(DeepfakeError):
-    """The output could not be written (no space, no permission, a vanished folder)."""
+    """The output could not be written (no space, no permission, or the folder is gone)."""
 
 
 def describe_failure(failure: BaseException) -> str:

@@ -18,14 +18,14 @@ LABELS: tuple[Label, ...] = ("real", "fake")
 """In the order of the class indices 0 and 1."""
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 FINISHED: tuple[Status, ...] = ("ok", "no_face", "too_few_frames")
-"""Results. The other statuses are tried again by the next run."""
+"""Final results; videos with any other status are tried again by the next run."""
 LANDMARK_NAMES = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 """Left and right as seen in the image."""
 
 
 @dataclass(frozen=True)
 class VideoRow:
-    """One row of `videos.parquet`: an input, whatever became of it."""
+    """One row of `videos.parquet`: an input and its status."""
 
     video_id: str
     """First 16 hex digits of `sha256`; empty if the file could not be read."""
@@ -35,25 +35,25 @@ class VideoRow:
     label: str | None = None
     split: str | None = None
     original: str | None = None
-    """The video_key that a fake was made from; groups both in splits."""
+    """The video_key of the video a fake was made from; a split keeps both on one side."""
     identity: str | None = None
-    """Who is seen, several separated by `;`: a face swap shows the target's body with the source's face."""
+    """The people shown, separated by `;`: a face swap shows the target's body and the source's face."""
     group: str | None = None
-    """What it was recorded or made with (a part, a pair): a split that is dealt keeps it together."""
+    """A common origin (a part, a pair): automatic splits keep a group on one side."""
     dataset: str | None = None
     method: str | None = None
     """How a fake was made."""
     compression: str | None = None
-    """As the data set names it, such as c23."""
+    """As named by the data set, such as c23."""
     mask: str | None = None
-    """Path of the video that shows where a fake was changed."""
+    """Path of the video that marks the manipulated region."""
     status: str = "ok"
     error: str | None = None
     rows: int = 0
 
     @property
     def identities(self) -> tuple[str, ...]:
-        """The names in `identity`, each once; empty where nobody has said."""
+        """The names in `identity`, each once; empty if unknown."""
         names = (name.strip() for name in (self.identity or "").split(";"))
         return tuple(dict.fromkeys(name for name in names if name))
 
@@ -72,7 +72,7 @@ class FrameRow:
     width_px: int
     height_px: int
     rotation_degrees: int
-    """Clockwise turn that was applied; width and height are those after it."""
+    """Clockwise rotation that was applied; width and height are those after it."""
     path: str
     """Relative to the stage's folder."""
 
@@ -91,7 +91,7 @@ class FaceRow:
     x1_px: float | None
     y1_px: float | None
     score: float | None
-    """Detector score; null for an imported face that was not found again and is kept as it was."""
+    """Detector score; null for an imported face that was not detected again and is kept as is."""
     left_eye_x_px: float | None
     left_eye_y_px: float | None
     right_eye_x_px: float | None
@@ -130,16 +130,16 @@ class EpochRow:
     train_loss: float
     train_ce: float
     train_ce_augmented: float | None
-    """Of the degraded images, in epochs with attention-guided augmentation."""
+    """Cross-entropy of the augmented images, in epochs with attention-guided augmentation."""
     train_auxiliary: float | None
-    """Regional independence or additive-margin loss, before its weight."""
+    """Regional independence or additive-margin loss, unweighted."""
     train_match: float | None
     val_auc: float
-    """Video level, mean over the video's faces."""
+    """At video level, by the mean over a video's faces."""
     val_log_loss: float
     val_videos: int
     attention_cosine: float | None
-    """Mean cosine between the attention maps of a validation face: 0 apart, 1 when all maps look alike."""
+    """Mean cosine between the attention maps of a validation face: 0 if disjoint, 1 if all maps are equal."""
     images: int
     is_best: bool
 
@@ -180,7 +180,7 @@ class FaceScoreRow:
     x1_px: float | None
     y1_px: float | None
     fake_probability: float
-    """The network's own, also where the video's is calibrated."""
+    """The network's output, uncalibrated even if the video's probability is calibrated."""
 
 
 _ARROW_TYPES: dict[type, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -194,7 +194,7 @@ def schema_of(row_type: type) -> pa.Schema:
 
 
 def rows_to_table(rows: Iterable[Any], row_type: type) -> pa.Table:
-    """An Arrow table of the rows, in the columns' declared order; bytes of a name that are no UTF-8 become escapes."""
+    """An Arrow table of the rows, in the columns' declared order; bytes of a name that are not valid UTF-8 are escaped."""
     records = [asdict(row) for row in rows]
     try:
         return pa.Table.from_pylist(records, schema=schema_of(row_type))

@@ -12,9 +12,9 @@ LIMIT = 6.0
 
 
 class ReLU6(nn.ReLU6):
-    """min(max(x, 0), 6), bit for bit as torch has it, forward and backward; several times faster backward on a CPU.
+    """min(max(x, 0), 6), bit-identical to torch's, forward and backward; the backward pass is several times faster on a CPU.
 
-    torch's kernel decides number by number; here the gradient passes where y (6 - y) > 0, which is computed in vectors.
+    torch's kernel branches on each element; here the gradient passes where y (6 - y) > 0, which vectorises.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of the base class
@@ -40,7 +40,7 @@ class _ClampToSix(torch.autograd.Function):
 
 
 def replace_relu6(net: nn.Module) -> None:
-    """Put the faster one in the place of every ReLU6 of a network."""
+    """Replace every nn.ReLU6 in a network with the faster one."""
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.ReLU6:

@@ -1,4 +1,4 @@
-"""Feature extractors from timm, read at the paper's taps L1..L7, with their own two-class head."""
+"""Feature extractors from timm with taps at the paper's layers L1..L7 and a two-class head."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ TEXTURE_REDUCTION = 4
 ATTENTION_REDUCTION = 16
 NUM_CLASSES = 2
 HEAD_INIT_STD = 1e-3
-"""timm draws a two-class head so wide that the loss starts above 4; this starts it at ln 2."""
+"""With timm's wider initialisation of a two-class head the loss starts above 4; with this it starts at ln 2."""
 
 MOBILENETV2_IMAGENET = "mobilenetv2_imagenet"
-"""MobileNetV2 whose first block keeps its expansion convolution (ONNX model zoo layout, which timm's own lacks)."""
+"""MobileNetV2 whose first block keeps its expansion convolution (ONNX model zoo layout, unlike timm's)."""
 _MOBILENETV2_STAGES = [
     ["ir_r1_k3_s1_e1_c16"],
     ["ir_r2_k3_s2_e6_c24"],
@@ -37,7 +37,7 @@ _MOBILENETV2_STAGES = [
 
 
 class BackboneMaps(NamedTuple):
-    """What the detector reads from its backbone, each (N, C, H, W)."""
+    """The feature maps that the detector takes from its backbone, each (N, C, H, W)."""
 
     texture: Tensor
     attention: Tensor
@@ -48,8 +48,8 @@ class Backbone(nn.Module):
     """A timm network with taps.
 
     L1..Ln are the stages of the network: the paper's "main layers" (`blocks`) for EfficientNet and MobileNetV2, and
-    timm's `feature_info` levels for any other. `auto` is the last stage at a quarter (texture) or a sixteenth (attention) of
-    the input's side: L2 and L5 in EfficientNet-B4, as in the paper; L2 and L4 in Xception; L1 and L3 in ConvNeXt.
+    timm's `feature_info` levels otherwise. `auto` is the last stage at 1/4 (texture) or 1/16 (attention) of the input's
+    side length: L2 and L5 in EfficientNet-B4, as in the paper; L2 and L4 in Xception; L1 and L3 in ConvNeXt.
     `final` is the last feature map, after the head convolution if there is one.
     """
 
@@ -137,7 +137,7 @@ def build_timm_network(name: str, *, drop_path_rate: float = 0.0) -> Any:
 
 
 def _create_timm_network(name: str, drop_path_rate: float) -> Any:
-    """Some of timm's networks (Xception, VGG, DenseNet) have no stochastic depth and do not know the argument."""
+    """Some of timm's networks (Xception, VGG, DenseNet) have no stochastic depth and reject the argument."""
     try:
         return timm.create_model(name, pretrained=False, num_classes=NUM_CLASSES, drop_path_rate=drop_path_rate)
     except TypeError:
@@ -156,7 +156,7 @@ def _out_channels(stage: nn.Module) -> int:
 
 
 def list_stage_reductions(net: Any) -> list[int]:
-    """How many times smaller than the image the maps of L1..Ln are."""
+    """Reduction factors of the maps at L1..Ln relative to the image."""
     if not isinstance(net, EfficientNet):
         return [int(info["reduction"]) for info in net.feature_info]
     reductions, reduction = [], _stride_of(net.conv_stem)
@@ -172,7 +172,7 @@ def _stride_of(stage: nn.Module) -> int:
 
 
 def set_bn_momentum(net: nn.Module, momentum: float) -> None:
-    """How far the running statistics of every batch norm move with each batch."""
+    """Set the momentum of every batch norm's running statistics."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = momentum
@@ -181,7 +181,7 @@ def set_bn_momentum(net: nn.Module, momentum: float) -> None:
 def synchronize_batch_norm(net: Any) -> Any:
     """The network with batch norms that share their statistics between processes. Its parameters are the same objects.
 
-    By timm's function: torch's would drop the activations that timm's batch norms hold.
+    Uses timm's function, since torch's would drop the activations inside timm's batch norms.
     """
     return convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
 

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them: the same function with fewer passes over memory."""
+"""Batch-norm fusion: folds batch norms into the preceding convolutions, for fewer passes over memory."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.overrides import TorchFunctionMode
 
 log = logging.getLogger(__name__)
 TOLERANCE = 1e-3
-"""Of outputs before and after, beside their own size: far above rounding. A last check; see `_Watch` for the first."""
+"""Relative difference of outputs before and after, far above rounding: a final check in addition to `_Watch`."""
 
 
 def try_fold(network: nn.Module, example: Tensor) -> nn.Module:
-    """The network with its batch norms folded; as it is, where that can not be done."""
+    """The network with its batch norms folded, or the network itself if that is not possible."""
     folded = copy.deepcopy(network)
     try:
         fold_batch_norms(folded, example)
@@ -39,10 +39,10 @@ def fold_batch_norms(network: nn.Module, example: Tensor) -> int:
         example: an input of the network.
 
     Returns:
-        How many were folded.
+        The number of batch norms folded.
 
     Raises:
-        ValueError: the network is in training mode, or does not compute the same afterwards.
+        ValueError: the network is in training mode, or its outputs change.
     """
     if network.training:
         raise ValueError("batch norms fold only in evaluation mode")
@@ -53,12 +53,14 @@ def fold_batch_norms(network: nn.Module, example: Tensor) -> int:
     _replace(network, {norm: _what_remains(norm) for _, norm in pairs})
     for was, now in zip(before, _tensors_in(network(example)), strict=True):
         if not torch.allclose(was, now, rtol=TOLERANCE, atol=TOLERANCE * max(1.0, float(was.abs().max()))):
-            raise ValueError("the network reads a convolution's output where its batch norm can not be folded")
+            raise ValueError(
+                "the network reads a convolution's output elsewhere than in its batch norm, so it cannot be folded"
+            )
     return len(pairs)
 
 
 def _find_pairs(network: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions that run once, and the batch norm that alone reads their output."""
+    """Convolutions that run once, each with the batch norm that is the only reader of its output."""
     watch = _Watch()
     handles = []
     for module in network.modules():
@@ -76,14 +78,14 @@ def _find_pairs(network: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d, nn
 
 
 class _Watch(TorchFunctionMode):
-    """Sees every call of torch, and so who reads the output of a convolution."""
+    """Intercepts every torch call to find out what reads the output of each convolution."""
 
     def __init__(self) -> None:
         super().__init__()
         self._outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}
-        """By id; the tensor is kept, so that no other gets its id."""
+        """By id; the tensor is kept alive so that its id is not reused."""
         self._readers: dict[nn.Conv2d, set[nn.BatchNorm2d | None]] = {}
-        """None: something else than a batch norm."""
+        """None stands for anything but a batch norm."""
         self._norm: nn.BatchNorm2d | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -111,7 +113,7 @@ class _Watch(TorchFunctionMode):
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     if norm.running_mean is None or norm.running_var is None:
-        raise ValueError("a batch norm without running statistics can not be folded")
+        raise ValueError("a batch norm without running statistics cannot be folded")
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight.double()
@@ -126,7 +128,7 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 
 
 def _what_remains(norm: nn.BatchNorm2d) -> nn.Module:
-    """The activation that timm's batch norms carry, or nothing."""
+    """The activation inside a timm batch norm, or the identity."""
     return getattr(norm, "act", nn.Identity())
 
 

@@ -22,7 +22,7 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     f"multi-attention/{preset}": partial(_build_multi_attention, preset) for preset in PRESETS
 }
 MODEL_NAMES = (*_BUILDERS, "backbone/<timm name>")
-"""Every name that `build_model` takes; a new architecture is a new file and one line in the table above."""
+"""Every name that `build_model` accepts; a new architecture is a new file and a line in the table above."""
 
 
 def build_model(name: str, **overrides: Any) -> nn.Module:
@@ -30,10 +30,10 @@ def build_model(name: str, **overrides: Any) -> nn.Module:
 
     Args:
         name: `multi-attention/paper`, `multi-attention/reference`, or `backbone/<timm name>` for a plain classifier.
-        overrides: fields of the model's config to change; none gives the published network.
+        overrides: changed fields of the model's config; without any, the published network.
 
     Raises:
-        ValueError: an unknown name; the message lists the known ones.
+        ValueError: the name is unknown; the message lists the known ones.
     """
     if name.startswith("backbone/"):
         return BackboneClassifier(name.removeprefix("backbone/"), **overrides)
@@ -43,7 +43,7 @@ def build_model(name: str, **overrides: Any) -> nn.Module:
 
 
 def model_config(model: nn.Module) -> dict[str, Any]:
-    """The overrides that make `build_model` build this network again."""
+    """The overrides with which `build_model` rebuilds this network."""
     if isinstance(model, MultiAttentionDetector):
         return asdict(model.config)
     if isinstance(model, BackboneClassifier):

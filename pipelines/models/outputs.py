@@ -13,6 +13,6 @@ class DetectorOutput(NamedTuple):
     logits: Tensor
     """(N, 2): real, fake."""
     attention_maps: Tensor | None = None
-    """(N, M, h, w), not negative."""
+    """(N, M, h, w), non-negative."""
     region_vectors: Tensor | None = None
-    """V of the paper's section 3.4, (N, M, C_t): one unit row per attention map; what regional independence acts on."""
+    """V of the paper's section 3.4, (N, M, C_t): a unit vector per attention map, for the regional independence loss."""

@@ -10,7 +10,7 @@ _STATIC_380 = {3: (0, 1, 0, 1), 5: (1, 2, 1, 2)}
 
 
 class StaticPadConv2d(nn.Conv2d):
-    """A strided convolution whose padding is what a 380 px network input needs, whatever comes in."""
+    """A strided convolution with the padding for a 380 px network input, at any input size."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of the base class
         padded = F.pad(input, _STATIC_380[self.kernel_size[0]])
@@ -21,7 +21,7 @@ def fix_padding(net: nn.Module) -> None:
     """Replace every convolution of stride 2 in a timm EfficientNet, keeping its weights.
 
     Raises:
-        ValueError: a kernel for which the authors' network has no padding.
+        ValueError: the authors' network has no padding for a kernel size.
     """
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
@@ -32,7 +32,9 @@ def fix_padding(net: nn.Module) -> None:
 def _with_static_padding(conv: nn.Conv2d) -> StaticPadConv2d:
     side = conv.kernel_size[0]
     if side not in _STATIC_380 or conv.kernel_size != (side, side):
-        raise ValueError(f"static-380 padding knows kernels of 3 and 5, not {conv.kernel_size}; use padding same")
+        raise ValueError(
+            f"static-380 padding is defined for kernels of 3 and 5, not for {conv.kernel_size}; use padding same"
+        )
     fixed = StaticPadConv2d(
         conv.in_channels, conv.out_channels, side, stride=2, groups=conv.groups, bias=conv.bias is not None
     )

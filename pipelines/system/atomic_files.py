@@ -1,4 +1,4 @@
-"""Files and folders that a crash, a power cut or a full disk leaves either whole or not there at all."""
+"""Files and folders that a crash, a power cut or a full disk leaves either complete or absent."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from pathlib import Path
 from pipelines.errors import StorageError
 
 _NOT_FLUSHED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM)
-"""How file systems, most of them on networks, say that they do not flush folders; or it may be written, but not read."""
+"""Errors of file systems (mostly network ones) that cannot flush folders, or of a folder that may be written but not read."""
 
 
 @contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success flush it to disk and rename it into place, else remove it.
+    """Yield a temporary path in the same folder; on success flush it to disk and rename it to `path`, else remove it.
 
-    The name is always the same, so what a kill -9 leaves is overwritten when the work is done again.
+    The name is always the same, so whatever a kill -9 leaves behind is overwritten by the next run.
 
     Raises:
         StorageError: the output could not be written.
     """
-    beside = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         make_folder(path.parent)
-        yield beside
-        sync_file(beside)
-        os.replace(beside, path)
+        yield temporary
+        sync_file(temporary)
+        os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
         raise storage_error(error, path) from error
     finally:
         try:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         except OSError:
             pass
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those it lies in, so that no power cut takes them away with what they hold."""
+    """Create a folder and its parents so that they, and what is written to them, survive a power cut."""
     if folder.is_dir() or folder == folder.parent:
         return
     make_folder(folder.parent)
@@ -50,12 +50,12 @@ def make_folder(folder: Path) -> None:
 
 def sync_file(path: Path) -> None:
     """Wait until the content of a file is on the disk."""
-    with path.open("r+b") as file:  # Windows flushes only what may be written
+    with path.open("r+b") as file:  # Windows flushes only files opened for writing
         os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until it is on the disk which names a folder holds; Windows and some file systems see to it themselves."""
+    """Wait until a folder's entries are on the disk; Windows and some file systems ensure that themselves."""
     if os.name == "nt":
         return
     try:
@@ -70,7 +70,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_content(folder: Path) -> None:
-    """Wait until the files of a folder, and the folder itself, are on the disk. Folders in it are left out."""
+    """Wait until a folder and the files directly in it are on the disk; subfolders are not included."""
     for entry in os.scandir(folder):
         if entry.is_file(follow_symlinks=False):
             sync_file(Path(entry.path))
@@ -79,10 +79,10 @@ def sync_content(folder: Path) -> None:
 
 
 def remove_for_good(path: Path) -> None:
-    """Remove a file, if it is there, so that no power cut brings it back.
+    """Remove a file, if it exists, so that no power cut brings it back.
 
     Raises:
-        StorageError: it can not be removed.
+        StorageError: it cannot be removed.
     """
     try:
         if path.exists():
@@ -93,7 +93,7 @@ def remove_for_good(path: Path) -> None:
 
 
 def storage_error(error: OSError, path: Path) -> StorageError:
-    """The error of a failed write as a line with cause and remedy."""
+    """A failed write as an error with cause and remedy."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(f"no space left to write {path}; free some space or choose another folder, then run again")
     if error.errno == errno.EFBIG:

@@ -1,4 +1,4 @@
-"""CSV as text: lines of bounded length, and cells that a spreadsheet would take for formulas."""
+"""CSV text: lines of bounded length, and cells that a spreadsheet would evaluate as formulas."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import IO, TypeVar
 
 T = TypeVar("T")
 MAX_LINE_CHARACTERS = 1_000_000
-"""Far more than a row of names takes; a file without line breaks would be read into memory whole."""
+"""Far longer than any row; without a limit, a file without line breaks would be read into memory whole."""
 FORMULA_STARTS = "=+-@\t\r\n"
-"""Spreadsheets compute a cell that begins so (OWASP: CSV injection), or look for such a character behind it."""
+"""A spreadsheet evaluates a cell that starts so, or skips the character and evaluates the rest (OWASP: CSV injection)."""
 _FORMULA = re.compile(rf"[{re.escape(FORMULA_STARTS)}]")
 _QUOTED_FORMULA = re.compile(rf"'+[{re.escape(FORMULA_STARTS)}]")
 
@@ -20,7 +20,7 @@ def read_lines(file: IO[str]) -> Iterator[str]:
     """The lines of a file, for `csv.reader`.
 
     Raises:
-        csv.Error: one is longer than any row can be.
+        csv.Error: a line is longer than any row can be.
     """
     while line := file.readline(MAX_LINE_CHARACTERS + 1):
         if len(line) > MAX_LINE_CHARACTERS:
@@ -31,8 +31,8 @@ def read_lines(file: IO[str]) -> Iterator[str]:
 def neutralise(cell: T, *, excel_safe: bool) -> T | str:
     """A cell as it is written; `restore` gives its value back, whether `excel_safe` or not.
 
-    An apostrophe is put before text that a spreadsheet would compute, where that is asked for, and in any case before text
-    that has such an apostrophe of its own.
+    With `excel_safe`, text that a spreadsheet would evaluate is prefixed with an apostrophe. Text that already has such an
+    apostrophe gets another one in any case, so that reading is unambiguous.
     """
     if not isinstance(cell, str):
         return cell
@@ -41,5 +41,5 @@ def neutralise(cell: T, *, excel_safe: bool) -> T | str:
 
 
 def restore(cell: T) -> T | str:
-    """The value of a cell that `neutralise` has written; what is no text is left as it is."""
+    """The value of a cell written by `neutralise`; anything but text is returned as is."""
     return cell[1:] if isinstance(cell, str) and _QUOTED_FORMULA.match(cell) else cell

@@ -11,7 +11,7 @@ def choose_device(name: str) -> torch.device:
     """The device of a `--device` value: auto takes CUDA, then MPS, then the CPU.
 
     Raises:
-        ConfigError: unknown, or not on this machine.
+        ConfigError: the device is unknown or not present.
     """
     if name == "auto":
         if torch.cuda.is_available():

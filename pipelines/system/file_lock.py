@@ -1,4 +1,4 @@
-"""One at a time: a file that is locked by whoever works beside it."""
+"""Lock files: one process or thread at a time."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from pipelines.system.atomic_files import make_folder, storage_error
 
 POLL_SECONDS = 0.1
 LOCKED_BYTE = 1 << 30
-"""On Windows: past the end of any file that is locked here."""
+"""On Windows: an offset past the end of any file locked here."""
 
 log = logging.getLogger(__name__)
 
 
 class BusyError(Exception):
-    """Somebody else holds the lock."""
+    """The lock is already held."""
 
 
 @contextmanager
 def hold_lock(path: Path, *, wait: bool = True, is_shared: bool = False) -> Iterator[None]:
-    """Hold the lock `path`; it goes with the process, however that ends.
+    """Hold the lock file `path`; the lock ends with the process, however that ends.
 
-    The file stays: were it removed, two could hold locks on two files of that name.
+    The file is never removed: otherwise two processes could hold locks on two different files of that name.
 
     Args:
-        wait: for other processes and threads that hold it.
-        is_shared: several may hold it so, but nobody else; on Windows nobody keeps others out so.
+        wait: wait for other processes and threads that hold it.
+        is_shared: several may hold it as shared, but not while one holds it exclusively. No effect on Windows.
 
     Raises:
-        BusyError: somebody holds it, and `wait` is off.
-        StorageError: the file can not be written.
+        BusyError: it is already held, and `wait` is False.
+        StorageError: the file cannot be written.
     """
     try:
         make_folder(path.parent)
@@ -50,25 +50,25 @@ def hold_lock(path: Path, *, wait: bool = True, is_shared: bool = False) -> Iter
 
 
 def _wait_for(descriptor: int, path: Path, *, wait: bool, is_shared: bool) -> None:
-    is_told = False
+    is_logged = False
     while not try_lock(descriptor, is_shared=is_shared):
         if not wait:
             raise BusyError
-        if not is_told:
+        if not is_logged:
             log.info("waiting for another run that holds %s", path)
-        is_told = True
+        is_logged = True
         time.sleep(POLL_SECONDS)
 
 
 def try_lock(descriptor: int, *, is_shared: bool = False) -> bool:
-    """Lock an open file until it is closed; False if somebody else holds it.
+    """Lock an open file until it is closed; False if another process or thread holds the lock.
 
-    A file system that knows no locks, as some on networks, is worked on without.
+    On a file system without locks (some network ones) this always succeeds.
     """
     try:
         return _try_lock(descriptor, is_shared=is_shared)
     except OSError as error:
-        log.debug("this file system knows no locks: %s", error)
+        log.debug("this file system has no locks: %s", error)
         return True
 
 
@@ -79,7 +79,7 @@ if sys.platform == "win32":
         if is_shared:
             return True
         place = os.lseek(descriptor, 0, os.SEEK_CUR)
-        os.lseek(descriptor, LOCKED_BYTE, os.SEEK_SET)  # nobody can read what is locked
+        os.lseek(descriptor, LOCKED_BYTE, os.SEEK_SET)  # a locked byte cannot be read by others
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except PermissionError:

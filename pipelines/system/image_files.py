@@ -1,4 +1,4 @@
-"""Pictures (H, W, 3) uint8 RGB: on disk, PNG without loss or JPEG, and several joined to one."""
+"""Images (H, W, 3) uint8 RGB: reading and writing PNG and JPEG, and joining several into one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pipelines.system.image_limits import MAX_PIXELS
 
 Image = npt.NDArray[np.uint8]
 PNG_COMPRESSION = 1
-"""Of 0..9: larger files, several times faster than the default."""
+"""Out of 0..9: larger files than the default, written several times faster."""
 JPEG_QUALITY = 95
 WHITE = 255
 SEPARATOR_PX = 2
 
 
 def write_image(path: Path, image: Image) -> None:
-    """Write as the suffix says; encoded in memory first, so a full disk is an OSError and not silence."""
+    """Write in the format of the suffix. Encoded in memory first, so that a full disk raises OSError."""
     path.write_bytes(encode_image(image, path.suffix))
 
 
@@ -34,11 +34,11 @@ def encode_image(image: Image, suffix: str) -> bytes:
 
 
 def read_image(path: Path) -> Image:
-    """A picture that a stage has written.
+    """Read a picture that a stage has written.
 
     Raises:
-        InputError: it is missing or damaged.
-        ManifestError: it is a link, which no stage writes, and may lead anywhere.
+        InputError: the file is missing or damaged.
+        ManifestError: the file is a symbolic link, which no stage writes and which may point anywhere.
     """
     if path.is_symlink():
         raise ManifestError(
@@ -51,7 +51,7 @@ def read_image(path: Path) -> Image:
 
 
 def decode_image(data: bytes) -> Image | None:
-    """(H, W, 3) uint8 RGB from an encoded picture, or None if it does not decode or is larger than any that is read."""
+    """(H, W, 3) uint8 RGB from an encoded picture, or None if it does not decode or exceeds MAX_PIXELS."""
     size_px = read_image_size(data)
     if size_px is not None and size_px[0] * size_px[1] > MAX_PIXELS:
         return None
@@ -63,7 +63,7 @@ def decode_image(data: bytes) -> Image | None:
 
 
 def join_images(images: Sequence[Image], *, axis: int, gap_px: int = SEPARATOR_PX) -> Image:
-    """Side by side (axis 1) or one below the other (axis 0), of equal length across the axis, with white in between."""
+    """Images side by side (axis 1) or stacked (axis 0), separated by white. They must be equally long across the axis."""
     gap_shape = list(images[0].shape)
     gap_shape[axis] = gap_px
     gap = np.full(gap_shape, WHITE, np.uint8)

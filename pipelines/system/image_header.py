@@ -21,7 +21,7 @@ def is_image(head: bytes) -> bool:
         return True
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return True
-    # "BM" alone is too weak a sign: the reserved bytes are zero and the header size is one of the known ones.
+    # "BM" alone is not enough: the reserved bytes must be zero and the header size a known one.
     return head[:2] == b"BM" and head[6:10] == bytes(4) and head[14:18] in _BMP_HEADER_SIZES
 
 
@@ -31,7 +31,7 @@ def is_heif(head: bytes) -> bool:
 
 
 def read_image_size(data: bytes) -> tuple[int, int] | None:
-    """(width_px, height_px) as stored, from the whole file's bytes, or None where the header does not tell."""
+    """(width_px, height_px) as stored, from the whole file's bytes, or None if the header does not say."""
     try:
         if data.startswith(b"\x89PNG"):
             return _pair(struct.unpack_from(">II", data, 16))
@@ -59,7 +59,7 @@ def _pair(values: tuple[int, ...]) -> tuple[int, int]:
 
 def _read_jpeg_size(data: bytes) -> tuple[int, int] | None:
     position = 2
-    while 0 <= (position := data.find(b"\xff", position)) <= len(data) - 9:  # decoders skip bytes that are no marker
+    while 0 <= (position := data.find(b"\xff", position)) <= len(data) - 9:  # decoders skip bytes that are not markers
         marker = data[position + 1]
         if marker in JPEG_SIZE_MARKERS:
             height, width = struct.unpack_from(">HH", data, position + 5)
@@ -94,6 +94,6 @@ def _read_tiff_size(data: bytes) -> tuple[int, int]:
         position = directory + 2 + 12 * entry
         tag, kind = struct.unpack_from(order + "HH", data, position)
         if tag in (TIFF_WIDTH_TAG, TIFF_HEIGHT_TAG):
-            # of numbers that do not fit into the entry, only the place stands here: KeyError, no size
+            # numbers that do not fit into the entry are stored elsewhere: KeyError, no size
             found.setdefault(tag, struct.unpack_from(order + TIFF_NUMBERS[kind], data, position + 8)[0])
     return found[TIFF_WIDTH_TAG], found[TIFF_HEIGHT_TAG]

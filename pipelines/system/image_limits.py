@@ -1,4 +1,4 @@
-"""How large a picture may be, whatever the file: looked at before memory is taken for it."""
+"""Size limits for pictures, checked before memory is allocated for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_MEGAPIXELS: Final = 200
 PIXELS_PER_MEGAPIXEL: Final = 1_000_000
 MAX_PIXELS: Final = MAX_MEGAPIXELS * PIXELS_PER_MEGAPIXEL
 MAX_IMAGE_BYTES: Final = 8 * MAX_PIXELS
-"""Of a picture's file: four channels of 16 bits without compression."""
+"""Size of an uncompressed picture with four 16-bit channels: the limit for a file."""
 
 
 def refuse_giant(name: str, width_px: int, height_px: int) -> None:

@@ -1,4 +1,4 @@
-"""Reading ahead: a producer in a thread, a bounded queue, the consumer's loop."""
+"""Prefetching: a producer thread fills a bounded queue that the consumer empties."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class _End(Generic[T]):
 
 
 def read_ahead(items: Iterable[T], depth: int) -> Iterator[T]:
-    """The same items in the same order, up to `depth` of them made ahead in a thread.
+    """The same items in the same order, up to `depth` of them produced ahead in a thread.
 
-    An error of the producer reaches the consumer in its place. A consumer that stops early stops the producer.
+    An error in the producer is raised in the consumer, after the items before it. A consumer that stops early stops the producer.
     """
     ready: queue.Queue[T | _End[T]] = queue.Queue(maxsize=depth)
     stop = threading.Event()
@@ -38,7 +38,7 @@ def read_ahead(items: Iterable[T], depth: int) -> Iterator[T]:
                 if not put(item):
                     return
             put(_End())
-        except BaseException as error:  # handed over, not hidden
+        except BaseException as error:  # re-raised in the consumer
             put(_End(error))
 
     thread = threading.Thread(target=produce, daemon=True)

@@ -13,14 +13,14 @@ from types import FrameType
 from typing import Any, Final
 
 PR_SET_PDEATHSIG: Final = 1
-"""Of prctl(2): the signal that Linux sends to a process when the one that started it ends."""
+"""Option of prctl(2): the signal that Linux sends to a process when its parent ends."""
 
 
 def end_with_parent() -> None:
-    """From now on, end this process at once when the one that started it has ended: nobody would take its results.
+    """Make this process end as soon as its parent ends, since no one is left to receive its results.
 
-    On Linux the system sees to it, whatever this process is doing. Elsewhere a thread waits, which native code that holds
-    Python's lock keeps from acting.
+    On Linux the kernel does this at any time. Elsewhere a thread waits for the parent; native code that holds the GIL can
+    delay it.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -35,7 +35,7 @@ def end_with_parent() -> None:
 
 
 class StopSignals:
-    """Notes the first SIGINT or SIGTERM instead of acting on it; leaves the second to whoever had it before."""
+    """Records the first SIGINT or SIGTERM instead of acting on it; a second one goes to the previous handler."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -46,9 +46,9 @@ class StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 handler = signal.getsignal(number)
-                if callable(handler):  # otherwise the program does not wish to be asked
+                if callable(handler):  # SIG_IGN and SIG_DFL stay in force
                     self._before[number] = handler
-                    signal.signal(number, self._note)
+                    signal.signal(number, self._record)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -56,11 +56,11 @@ class StopSignals:
             signal.signal(number, handler)
 
     def answer(self) -> None:
-        """Act on the signal that was noted."""
+        """Pass the recorded signal, if any, to the previous handler."""
         if self.received is not None:
             self._before[self.received](self.received, None)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             self._before[number](number, frame)
         self.received = number

@@ -1,4 +1,4 @@
-"""How long work reports itself: events to a callback. Whoever runs the pipeline decides how to show them."""
+"""Progress reports: events passed to a callback, which decides how to show them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """A moment of a stage's work."""
+    """The progress of a task at one moment."""
 
     task: str
     done: int
@@ -21,4 +21,4 @@ ProgressCallback = Callable[[Progress], None]
 
 
 def ignore_progress(_event: Progress) -> None:
-    """The callback of those who do not want to know."""
+    """A callback that does nothing."""

@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores, threads, memory; less than there is in a container."""
+"""Cores, threads and memory that this process may use: in a container, less than the machine has."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ def usable_cores() -> int:
 
 
 def bound_cores() -> int:
-    """Cores that this process may run on: fewer than the machine has where it was bound to some of them."""
+    """Cores that this process may run on, by its CPU affinity."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0)) or 1
     return os.cpu_count() or 1
 
 
 def num_threads() -> int:
-    """Threads for one task of this process: as many as torch takes."""
+    """Threads for one task of this process: as many as torch uses."""
     limit = os.environ.get(OMP, "").partition(",")[0]
     return int(limit) if limit.isdigit() and int(limit) else usable_cores()
 
 
 def thread_variables(count: int) -> dict[str, str]:
-    """Environment of a process whose libraries shall use `count` threads each; what the user has set stays.
+    """Environment variables that limit a process's libraries to `count` threads; those set by the user are kept.
 
-    Waiting threads sleep: they must not spin on the cores of another process.
+    Waiting threads sleep, so that they do not occupy cores that another process needs.
     """
     values = {OMP: str(count), OPENCV: str(count), "OMP_WAIT_POLICY": "PASSIVE"}
     return {name: value for name, value in values.items() if name not in os.environ}
 
 
 def available_memory(cgroup: Path = CGROUP) -> int:
-    """Bytes that can be taken without swapping, and within a container's limit."""
+    """Bytes that can be allocated without swapping, within the container's limit."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
@@ -58,7 +58,7 @@ def available_memory(cgroup: Path = CGROUP) -> int:
 
 
 def read_cpu_limit(cgroup: Path = CGROUP) -> float | None:
-    """How many CPUs a container may use at once, from its control group (version 2 or 1); None: no limit."""
+    """How many CPUs a container may use at once, from its control group (version 2 or 1); None if unlimited."""
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()[:2]
     except (OSError, ValueError):

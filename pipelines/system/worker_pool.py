@@ -1,7 +1,7 @@
-"""A pool of worker processes: a job that crashes its process, hangs or eats memory is lost by itself, and no other.
+"""A pool of worker processes: if a job crashes its process, hangs or takes too much memory, only that job is lost.
 
-Processes start anew (spawn): a script that calls this needs `if __name__ == "__main__":`. They end when this process
-ends, however it ends.
+Processes are spawned, so a script that calls this needs `if __name__ == "__main__":`. They end when this process ends,
+however it ends.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 MEMORY_CHECK_SECONDS = 0.05
 LONGEST_WAIT_SECONDS = 3600.0
-"""That every system takes."""
+"""A timeout that every operating system accepts."""
 LAST_WORDS_SECONDS = 5.0
-"""How long a process that was told to end may take."""
+"""How long a process may take to end."""
 WORKER_MEMORY_BYTES = 1.5 * 2**30
-"""What a worker with both embedded networks takes at most, rounded up."""
+"""Upper bound for the memory of a worker with both embedded networks."""
 MOST_WORKERS = 16
-"""That are chosen without being asked for."""
+"""Most workers that are chosen by default."""
 MOST_GPU_WORKERS = 2
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -48,38 +48,38 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """What one job may take; a job that takes more is lost."""
+    """Limits of one job; a job that exceeds one is lost."""
 
     seconds: float | None = None
     memory_mb: int | None = None
-    """Of the process that works on it, all included."""
+    """Total memory of the worker process, in MiB."""
 
 
 @dataclass(frozen=True)
 class Lost:
-    """What stands in place of a job's result when its process was lost."""
+    """Takes the place of a job's result when its process was lost."""
 
     reason: str
 
 
 @dataclass
 class _Worker(Generic[Job]):
-    """A process, and what it does."""
+    """A worker process and its current job."""
 
     process: process.BaseProcess
     pipe: connection.Connection
     is_ready: bool = False
     job: tuple[int, Job] | None = None
-    """Place and job."""
+    """Index of the job and the job."""
     since: float = 0.0
 
 
 @dataclass
 class WorkerPool(Generic[Job, Result]):
-    """Processes that each hold what `make_work` made there and apply it to one job after another.
+    """Processes that each call `make_work` once and apply the result to one job after another.
 
-    `make_work`, jobs and results travel between processes: they must be picklable. Messages of the library's loggers
-    arrive at the loggers of this process.
+    `make_work`, jobs and results must be picklable. Records of the library's loggers are passed on to the loggers of this
+    process.
     """
 
     make_work: Callable[[], Callable[[Job], Result]]
@@ -89,30 +89,30 @@ class WorkerPool(Generic[Job, Result]):
     _is_stopping: bool = False
 
     def run(self, jobs: Sequence[Job]) -> Generator[tuple[int, Result | Lost], None, None]:
-        """The place of each job with its result, as they are done; in any order.
+        """Yield the index of each job with its result, in the order of completion.
 
-        Ctrl-C and SIGTERM are answered when the jobs in work are done; a second one at once.
+        On Ctrl-C or SIGTERM the jobs in progress are finished first; a second signal stops at once.
 
         Raises:
-            DeepfakeError: of `make_work` or of a job, or a process could not start; the run ends with it.
-            KeyboardInterrupt, or what the program does on SIGTERM: the run was told to stop.
+            DeepfakeError: raised by `make_work` or a job, or a process could not start; the run ends.
+            KeyboardInterrupt: the run was interrupted; on SIGTERM whatever the previous handler raises.
         """
         waiting = deque(enumerate(jobs))
-        told, tell = multiprocessing.Pipe(duplex=False)
-        with StopSignals() as signals, told, tell:
-            signals.on_receive = lambda: tell.send(None)
-            # whoever lets go of this generator at the end of the program: processes that ignore signals would be waited for
+        woken, wake = multiprocessing.Pipe(duplex=False)
+        with StopSignals() as signals, woken, wake:
+            signals.on_receive = lambda: wake.send(None)
+            # if the generator is dropped at program exit, multiprocessing would wait for the workers, which ignore signals
             at_exit = Finalize(None, self._end, exitpriority=10)
             try:
                 while waiting or self._is_busy:
                     while waiting and len(self._workers) < self.count:
                         self._workers.append(self._start())
                     self._hand_out(waiting)
-                    yield from self._await(told)
+                    yield from self._await(woken)
                     if signals.received is not None and not self._is_stopping:
                         self._is_stopping = True
                         waiting.clear()
-                        log.warning("stopping when what is in work is done; once more to stop at once")
+                        log.warning("finishing the videos in progress; press Ctrl-C again to stop now")
             finally:
                 self._end()
                 at_exit.cancel()
@@ -124,25 +124,25 @@ class WorkerPool(Generic[Job, Result]):
         return any(worker.job is not None for worker in self._workers)
 
     def _hand_out(self, waiting: deque[tuple[int, Job]]) -> None:
-        """Give the idle processes a job each, as far as there are any."""
+        """Give each idle process a job while there are any."""
         for worker in self._workers:
             if waiting and worker.is_ready and worker.job is None:
                 worker.job = waiting.popleft()
                 worker.since = time.monotonic()
                 try:
                     worker.pipe.send(worker.job[1])
-                except OSError:  # it has just died, which is noticed in its turn: the job was not begun
+                except OSError:  # it has just died, which `_await` will notice; the job has not started
                     waiting.appendleft(worker.job)
                     worker.job = None
 
-    def _await(self, told: connection.Connection) -> Iterator[tuple[int, Result | Lost]]:
-        """Wait until something happens; the jobs that ended by it."""
+    def _await(self, woken: connection.Connection) -> Iterator[tuple[int, Result | Lost]]:
+        """Wait until something happens; yield the jobs that ended."""
         try:
-            ready = connection.wait([told, *(worker.pipe for worker in self._workers)], self._patience())
-        except InterruptedError:  # on Windows, by Ctrl-C
+            ready = connection.wait([woken, *(worker.pipe for worker in self._workers)], self._patience())
+        except InterruptedError:  # Ctrl-C on Windows
             return
-        if told in ready:
-            told.recv()
+        if woken in ready:
+            woken.recv()
         for worker in list(self._workers):
             reason = None
             if worker.pipe in ready:
@@ -157,24 +157,24 @@ class WorkerPool(Generic[Job, Result]):
                 yield from self._lose(worker, reason)
 
     def _lose(self, worker: _Worker[Job], reason: str) -> Iterator[tuple[int, Lost]]:
-        """Give a process up, and the job that it had; another is started where there are more jobs."""
+        """Give up a process and its job; a new process is started if there are more jobs."""
         _kill(worker)
         worker.pipe.close()
         self._workers.remove(worker)
         if worker.job is not None:
             log.warning("a worker process %s", reason)
-            yield worker.job[0], Lost(f"the process that worked on it {reason}")
+            yield worker.job[0], Lost(f"the worker process {reason}")
         elif not worker.is_ready and not self._is_stopping:
             if not any(other.is_ready for other in self._workers):
                 raise DeepfakeError(
-                    f"a worker process {reason} while it started; free some memory, or look with: deepfake doctor. A script "
-                    'needs if __name__ == "__main__": around what it does'
+                    f"a worker process {reason} while starting; free some memory, or run deepfake doctor. A script must do its "
+                    'work under if __name__ == "__main__":'
                 )
-            log.warning("a worker process %s while it started; the others go on", reason)
+            log.warning("a worker process %s while starting; continuing with the others", reason)
             self.count = len(self._workers)
 
     def _take(self, worker: _Worker[Job], kind: str, content: Any) -> Iterator[tuple[int, Result]]:
-        """What a process says."""
+        """Handle a message from a process; yield the job that it completes."""
         if kind == "log":
             logger = logging.getLogger(content.name)
             if logger.isEnabledFor(content.levelno):
@@ -190,7 +190,7 @@ class WorkerPool(Generic[Job, Result]):
             yield place, content
 
     def _patience(self) -> float | None:
-        """Seconds until a limit has to be looked at; None: no limit."""
+        """Seconds until a limit must be checked; None if there is no limit."""
         busy = [worker for worker in self._workers if worker.job is not None]
         if self.limits.memory_mb is not None and busy:
             return MEMORY_CHECK_SECONDS
@@ -200,14 +200,14 @@ class WorkerPool(Generic[Job, Result]):
         return min(max(0.0, left), LONGEST_WAIT_SECONDS)
 
     def _exceeded(self, worker: _Worker[Job]) -> str | None:
-        """The limit that the worker's job has passed."""
+        """The limit that the worker's job has exceeded, as a message; None if none."""
         if worker.job is None:
             return None
         seconds, memory_mb = self.limits.seconds, self.limits.memory_mb
         if seconds is not None and time.monotonic() - worker.since >= seconds:
-            return f"took longer than --timeout {seconds:g} seconds and was ended"
+            return f"took longer than --timeout {seconds:g} seconds and was killed"
         if memory_mb is not None and _memory_mb(worker.process) > memory_mb:
-            return f"took more memory than --max-memory {memory_mb} MiB and was ended"
+            return f"took more memory than --max-memory {memory_mb} MiB and was killed"
         return None
 
     def _start(self) -> _Worker[Job]:
@@ -218,11 +218,11 @@ class WorkerPool(Generic[Job, Result]):
         new = context.Process(target=_serve, args=(there, self.make_work, level), daemon=True)
         with _environment(variables), _signals_held_back():
             new.start()
-        there.close()  # else the end of the process would not close the pipe
+        there.close()  # otherwise the pipe would stay open when the process ends
         return _Worker(new, here)
 
     def _end(self) -> None:
-        """Idle processes end as their pipe closes; one that still works is killed."""
+        """End all processes: idle ones by closing their pipe, busy ones by killing them."""
         for worker in self._workers:
             if worker.job is not None or not worker.is_ready:
                 _kill(worker)
@@ -234,9 +234,9 @@ class WorkerPool(Generic[Job, Result]):
 
 
 def choose_count(asked: int, num_jobs: int, device: str) -> int:
-    """Worker processes for so many jobs: as many as asked for, else one a core as far as memory goes; never idle ones.
+    """Number of workers: `asked`, or if 0, one per core as far as memory allows; never more than there are jobs.
 
-    Two on a GPU: one decodes while the other computes, and each holds the networks there.
+    By default at most two on a GPU: one decodes while the other computes, and each has its own copy of the networks.
     """
     room = int(available_memory() // WORKER_MEMORY_BYTES)
     most = MOST_GPU_WORKERS if _is_gpu(device) else MOST_WORKERS
@@ -244,15 +244,15 @@ def choose_count(asked: int, num_jobs: int, device: str) -> int:
 
 
 def _is_gpu(device: str) -> bool:
-    """Whether `--device` may mean a GPU, found out without torch, which takes seconds to import."""
+    """Whether `--device` may mean a GPU, without importing torch, which takes seconds."""
     if device == "auto":
         return sys.platform == "darwin" or shutil.which("nvidia-smi") is not None
     return device != "cpu"
 
 
 def _serve(pipe: connection.Connection, make_work: Callable[[], Callable[[Any], Any]], level: int) -> None:
-    """The life of a worker process."""
-    for number in STOPPING:  # a terminal signals all processes; the first one decides
+    """The main loop of a worker process."""
+    for number in STOPPING:  # a terminal signals all processes; only the parent reacts
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
@@ -270,14 +270,14 @@ def _serve(pipe: connection.Connection, make_work: Callable[[], Callable[[Any], 
             talk("result", work(job))
     except DeepfakeError as error:
         talk("error", error)
-    except BrokenPipeError:  # the other end has gone
+    except BrokenPipeError:  # the parent has gone
         return
     except Exception:
         talk("bug", traceback.format_exc())
 
 
 class _Voice:
-    """Sends one message at a time, from whichever thread."""
+    """Sends messages to the parent, one at a time, from any thread."""
 
     def __init__(self, pipe: connection.Connection) -> None:
         self._pipe = pipe
@@ -289,7 +289,7 @@ class _Voice:
 
 
 class _Forwarder(logging.handlers.QueueHandler):
-    """Hands log records, made picklable, to the parent: there, a traceback goes to the log file only."""
+    """Passes log records to the parent in picklable form; tracebacks are shown only in the log file."""
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         sent = copy.copy(record)
@@ -312,12 +312,12 @@ def _forward_messages(talk: _Voice, level: int) -> None:
 def _kill(worker: _Worker[Any]) -> None:
     worker.process.kill()
     worker.process.join(LAST_WORDS_SECONDS)
-    if worker.process.is_alive():  # it waits for a disk or a network that does not answer
-        log.warning("process %s does not end yet", worker.process.pid)
+    if worker.process.is_alive():  # it is blocked by an unresponsive disk or network
+        log.warning("process %s has not ended yet", worker.process.pid)
 
 
 def _describe_death(dead: process.BaseProcess) -> str:
-    """How a process ended, for people."""
+    """How a process ended, in words."""
     dead.join(LAST_WORDS_SECONDS)
     code = dead.exitcode
     if code is None or code >= 0:
@@ -332,13 +332,13 @@ def _memory_mb(running: process.BaseProcess) -> float:
 
     try:
         return float(psutil.Process(running.pid).memory_info().rss) / 2**20
-    except psutil.Error:  # it has ended
+    except psutil.Error:  # it has already ended
         return 0.0
 
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Variables, set by nobody else, that a process finds as it starts."""
+    """Set environment variables, which must be unset, for processes started in this context."""
     os.environ.update(variables)
     try:
         yield
@@ -349,7 +349,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """A process that starts now is not stopped by Ctrl-C before it knows how to answer it."""
+    """Block signals in a process that starts now until it has installed its handlers."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -26,14 +26,14 @@ __all__ = [
     "select_frames",
 ]
 
-# A Motion JPEG stream begins like a JPEG image; only its name tells.
+# A Motion JPEG stream starts like a JPEG image; only its name gives it away.
 MOTION_JPEG_SUFFIXES = frozenset((".mjpeg", ".mjpg"))
 
 
 def open_video(path: Path | str, *, decoder: Decoder = "auto") -> VideoReader:
     """Open a local video or image file by its content; `auto` reads videos with PyAV.
 
-    Raises UnreadableError with cause and remedy if the file is missing, empty, no video or holds no frame.
+    Raises UnreadableError with cause and remedy if the file is missing, empty, not a video or has no frame.
     """
     path = Path(path)
     if decoder not in get_args(Decoder):

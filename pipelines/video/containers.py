@@ -1,4 +1,4 @@
-"""Opens a local file as a real video container, or says why it is none and what to do."""
+"""Opens a local file as a real video container, or raises an error that says why not and what to do."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ CONTAINER_OPTIONS: Final = {
     "format_whitelist": ",".join(sorted(VIDEO_FORMATS)),
     "enable_drefs": "0",
 }
-# What a stream's header says is looked at below; FFmpeg itself refuses pictures that grow in the middle of the stream.
+# `pick_video_stream` checks the size in the stream's header; FFmpeg itself refuses pictures that grow mid-stream.
 DECODER_OPTIONS: Final = {"max_pixels": str(MAX_PIXELS)}
 HEAD_BYTES: Final = 4096
 
-# Tags that are not UTF-8 must not stop a file from opening: up to PyAV 18 that has to be asked for, 19 has no such option.
+# Tags that are not UTF-8 must not keep a file from opening. PyAV up to 18 needs this option; 19 no longer has it.
 METADATA_OPTIONS: Final[dict[str, Any]] = (
     {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
@@ -69,14 +69,14 @@ def read_head(path: Path) -> bytes:
         raise UnreadableError(f"{name} does not exist; check the path") from error
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or error
-        raise UnreadableError(f"{name} can not be read ({cause}); check the path and its permissions") from error
+        raise UnreadableError(f"{name} cannot be read ({cause}); check the path and its permissions") from error
     if not head:
         raise UnreadableError(f"{name} is empty (0 bytes); copy it again from its source")
     return head
 
 
 def open_container(path: Path) -> InputContainer:
-    """Open a local file with FFmpeg as one of `VIDEO_FORMATS`; nothing else is ever opened or followed."""
+    """Open a local file with FFmpeg as one of `VIDEO_FORMATS`; no other file is ever opened or followed."""
     head = read_head(path)
     _refuse_other_kinds(path, head)
     refuse_bloated_index(path, shown_name(path))
@@ -104,14 +104,14 @@ def pick_video_stream(container: InputContainer, path: Path) -> VideoStream:
     best = container.streams.best("video")
     stream = next((candidate for candidate in moving if candidate is best), moving[0])
     if stream.codec_context is None:
-        raise UnreadableError(f"{name} uses a codec that FFmpeg can not decode; convert it to H.264")
+        raise UnreadableError(f"{name} uses a codec that FFmpeg cannot decode; convert it to H.264")
     refuse_giant(name, stream.width, stream.height)
     stream.codec_context.options = dict(DECODER_OPTIONS)
     return stream
 
 
 def looks_like_video(path: Path | str) -> bool:
-    """Whether the container opens as real video: no image, text, image sequence, playlist or audio."""
+    """Whether the container opens as real video, not as an image, text, image sequence, playlist or audio."""
     path = Path(path)
     try:
         if is_image(read_head(path)):
@@ -158,7 +158,9 @@ def _explain_failure(path: Path, head: bytes, error: Exception) -> str:
     if path.suffix.lower() in KNOWN_IMAGE_SUFFIXES:
         return f"{name} is not an image in a known format; convert it to PNG or JPEG"
     cause = getattr(error, "strerror", None) or str(error)
-    return f"{name} does not open as a video ({cause}); it is damaged or no video: copy it again or convert it to MP4"
+    return (
+        f"{name} does not open as a video ({cause}); it is damaged or not a video: copy it again or convert it to MP4"
+    )
 
 
 def _has_moov(path: Path) -> bool:
@@ -178,7 +180,7 @@ def _has_moov(path: Path) -> bool:
 
 
 def _read_box_header(file: BinaryIO) -> tuple[int, bytes]:
-    """(size in bytes, type) of the box that starts here; a size of 0 reaches to the end and is returned as it is."""
+    """(size in bytes, type) of the box that starts here; a size of 0 means "to the end" and is returned as is."""
     header = file.read(16)
     size = int.from_bytes(header[:4], "big")
     return (int.from_bytes(header[8:16], "big") if size == 1 else size), header[4:8]

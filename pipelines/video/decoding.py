@@ -1,4 +1,4 @@
-"""From packets to pictures: an error ends a picture, and nothing that FFmpeg paints over it passes for one."""
+"""From packets to pictures: a picture with an error is dropped, and what FFmpeg conceals it with is never passed on."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-# Damaged pictures are painted over, silently, unless an error is to end them; these decoders mark them, and then do not.
+# FFmpeg conceals damage silently unless told to fail on errors; these decoders flag damaged pictures instead.
 MARKING_DECODERS: Final = ("mpeg1video", "mpeg2video")
 # Supplemental messages (SEI), by their NAL unit types: H.264 section 7.4.1, HEVC section 7.4.2.2.
 MESSAGE_TYPES: Final = {"h264": "6", "hevc": "39|40"}
 
 
 class DamageMetError(Exception):
-    """A picture failed: what becomes of it and of the next ones depends on the threads and on where decoding began."""
+    """A picture failed. The output from here on depends on the number of threads and on where decoding started."""
 
 
 def set_strict(stream: VideoStream) -> None:
-    """Make the decoder of a stream, which has not begun, fail on errors instead of passing them over."""
+    """Make the decoder of a stream fail on errors instead of concealing them. Call before decoding starts."""
     if stream.codec_context.name not in MARKING_DECODERS:
         stream.codec_context.options = stream.codec_context.options | {"err_detect": "explode"}
 
@@ -31,14 +31,14 @@ def set_strict(stream: VideoStream) -> None:
 def decode_intact(
     stream: VideoStream, packets: Iterator[Packet[VideoStream]], *, tolerates_leading: bool
 ) -> Iterator[VideoFrame]:
-    """Pictures in presentation order, as long as all is well.
+    """Pictures in presentation order, up to the first damaged one.
 
     Args:
-        tolerates_leading: go on where no more pictures fail than those that no decoder shows, before and around the first
-            keyframe; not for a file whose pictures are counted.
+        tolerates_leading: ignore as many failures as there are packets before and around the first keyframe, which no
+            decoder shows. Not for a file whose pictures are matched by count.
 
     Raises:
-        DamageMetError: a picture does not decode or is not intact.
+        DamageMetError: a picture does not decode or is damaged.
     """
     leading = _Leading()
     num_errors, is_begun = 0, False
@@ -59,10 +59,10 @@ def decode_intact(
 
 
 def decode_packets(stream: VideoStream, packets: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame | None]:
-    """Pictures in presentation order; None stands for one that does not decode or is not intact.
+    """Pictures in presentation order; None stands for one that does not decode or is damaged.
 
-    After a decoding error FFmpeg conceals what is missing with parts of older pictures, up to the next keyframe: those
-    pictures would pass for manipulated ones and are None too.
+    After a decoding error FFmpeg fills gaps with parts of older pictures until the next keyframe. Such pictures look
+    manipulated, so they are None as well.
     """
     is_begun = is_broken = False
     for packet in _read_packets(packets):
@@ -83,7 +83,7 @@ def decode_packets(stream: VideoStream, packets: Iterator[Packet[VideoStream]]) 
 
 
 class _Leading:
-    """Counts the packets of a stretch that no decoder shows: before its first keyframe, in the file or in time."""
+    """Counts the packets that no decoder shows: those before the first keyframe, in file order or in time."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -102,7 +102,7 @@ class _Leading:
 
 
 def _decode_without_messages(stream: VideoStream, packet: Packet[VideoStream] | None) -> list[VideoFrame] | None:
-    """The same packet once more without its messages, of which a wrong one harms no picture; None if it still fails."""
+    """Decode the packet again without its SEI messages, since a bad one harms no picture; None if it still fails."""
     types = MESSAGE_TYPES.get(stream.codec_context.name)
     if packet is None or types is None:
         return None
@@ -115,7 +115,7 @@ def _decode_without_messages(stream: VideoStream, packet: Packet[VideoStream] | 
 
 
 def _read_packets(packets: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream] | None]:
-    """Packets with content up to the first read error, then None, which makes a decoder give out what it holds."""
+    """Packets with content up to the first read error, then None, which flushes the decoder."""
     with suppress(av.FFmpegError, OSError):
         yield from (packet for packet in packets if packet.size > 0)
     yield None

@@ -35,7 +35,7 @@ class DecordReader:
         self._scan = scan_packets(path)
         name = shown_name(path)
         if self._scan.warning is not None:
-            # decord can crash the process on damaged files or repeat frames silently.
+            # On damaged files decord can crash the process or silently repeat frames.
             raise UnreadableError(f"{name}: {self._scan.warning}, or {REMEDY}")
         formats = ROTATING_FORMATS if self.info.rotation_degrees else RELIABLE_FORMATS
         if self._scan.container_format not in formats:
@@ -43,7 +43,7 @@ class DecordReader:
         self._video: Any = self._open()
         if len(self._video) != self.info.num_frames:
             raise UnreadableError(
-                f"{name}: decord counts {len(self._video)} frames and the file has {self.info.num_frames}; {REMEDY}"
+                f"{name}: number of frames by decord: {len(self._video)}, in the file: {self.info.num_frames}; {REMEDY}"
             )
 
     @property
@@ -65,7 +65,7 @@ class DecordReader:
         """Yield the frames at ascending `indices`."""
         wanted = check_indices(indices, self.info.num_frames)
         video = self._video or self._open()
-        self._video = None  # a second call starts at the beginning again, with a fresh reader
+        self._video = None  # a second call starts over with a fresh reader
         position = 0
         for index in wanted:
             for _ in range(position, index):
@@ -89,7 +89,7 @@ class DecordReader:
 
     def _open(self) -> Any:
         try:
-            # The "file:" prefix takes names that look like a protocol or an option literally.
+            # With the "file:" prefix, names that look like a protocol or an option are taken literally.
             return self._decord.VideoReader(f"file:{self._path}", ctx=self._decord.cpu(0))
         except (self._decord.DECORDError, RuntimeError, AssertionError, UnicodeError) as error:
             raise UnreadableError(f"{shown_name(self._path)} does not open with decord; {REMEDY}") from error

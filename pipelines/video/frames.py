@@ -1,4 +1,4 @@
-"""The chosen frames of one file, one after another: what `extract-frames` writes and `predict` scores."""
+"""The sampled frames of one file: what `extract-frames` writes and `predict` scores."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pipelines.video.sampling import select_frames
 
 
 class ChosenFrames:
-    """Iterates over N frames spread over a video, or at a rate; afterwards `note` says what was wrong with the file.
+    """Iterates over N frames spread over a video, or at a rate; afterwards `note` says what is wrong with the file.
 
     Raises (while iterating):
-        InputError: the span holds no frame.
+        InputError: no frame lies in the time span.
         UnreadableError: none of the chosen frames decodes.
     """
 
@@ -55,9 +55,9 @@ class ChosenFrames:
 
     @property
     def note(self) -> str | None:
-        """A warning about the file, and how many of the chosen frames were lost; None for a sound file."""
+        """The warning about the file and the number of sampled frames that were lost; None for an intact file."""
         lost = len(self.indices) - self.num_decoded
         parts = [self.reader.warning] if self.reader.warning else []
         if lost:
-            parts.append(f"{lost} of {len(self.indices)} chosen frames do not decode")
+            parts.append(f"{lost} of {len(self.indices)} sampled frames could not be decoded")
         return "; ".join(parts) or None

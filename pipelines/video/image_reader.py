@@ -22,7 +22,7 @@ TAIL_BYTES: Final = 65536
 
 
 class ImageReader:
-    """One image as a video: one frame, pts 0, time base 1/1, duration 0; of several frames or pages, the first."""
+    """One image as a video: one frame, pts 0, time base 1/1, duration 0. If it has several frames or pages, the first."""
 
     def __init__(self, path: Path) -> None:
         self._image, self.warning = _read_image(path)

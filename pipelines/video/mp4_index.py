@@ -1,4 +1,4 @@
-"""Counts what the index of an MP4 or MOV file claims, from its boxes (ISO/IEC 14496-12), before FFmpeg believes it."""
+"""Checks the index of an MP4 or MOV file (ISO/IEC 14496-12) before FFmpeg allocates memory for what it claims."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from typing import BinaryIO, Final
 
 from pipelines.errors import UnreadableError
 
-# FFmpeg takes 24 bytes and more for each sample, and an index without a table claims any number of them in 20 bytes.
+# FFmpeg allocates at least 24 bytes per sample, and an index without a table can claim any number in 20 bytes.
 FEW_SAMPLES: Final = 1_000_000
 MAX_UNPACKED_BYTES: Final = 2**26
 MAX_BOXES: Final = 5_000_000
-"""Hours of fragments of one frame each have fewer; a minute would be spent on looking at more."""
+"""Hours of single-frame fragments have fewer; walking more would take over a minute."""
 MAX_DEPTH: Final = 12
-"""Of boxes in boxes; a track's index lies five deep."""
+"""Nesting of boxes; a track's index is five deep."""
 OUTER_BOXES: Final = frozenset((
     b"cmov", b"dinf", b"edts", b"mdia", b"minf", b"moof", b"moov", b"mvex", b"stbl", b"traf", b"trak",
 ))  # fmt: skip
 COUNT_PLACES: Final = {b"stsz": 8, b"stz2": 8, b"trun": 4, b"elst": 4, b"stts": 4}
-"""Where in a box the number of its entries stands, after version and flags."""
+"""Offset of the number of entries in the box's content (which starts with version and flags)."""
 
 
 @dataclass
 class _Track:
-    """What one `trak` box, or one fragment of it, claims."""
+    """What one `trak` box, or one fragment of a track, claims."""
 
     samples: int = 0
     timed: int = 0
-    """Samples that the table of times begins with."""
+    """Samples in the first entry of the time table."""
     edits: int = 0
     is_sound: bool = False
     is_even: bool = False
-    """Every sample lasts one tick."""
+    """Whether every sample lasts one tick."""
 
     @property
     def entries(self) -> int:
-        """Entries that FFmpeg makes: every edit repeats samples, and plain sound is taken in chunks."""
+        """Index entries that FFmpeg creates: each edit repeats the samples, and plain audio is read in chunks."""
         return 0 if self.is_sound and self.is_even else max(self.samples, self.timed) * max(1, self.edits)
 
 
 def refuse_bloated_index(path: Path, name: str) -> None:
-    """Raise UnreadableError if an index claims more samples than the file has bytes, or unfolds to too much."""
+    """Raise UnreadableError if the index claims more samples than the file has bytes, or is too large when unpacked."""
     size_bytes = os.path.getsize(path)
     with path.open("rb") as file:
         claimed = sum(track.entries for track in _read_tracks(file, size_bytes, name))
     if claimed > max(FEW_SAMPLES, size_bytes):
         raise UnreadableError(
-            f"{name} claims {claimed} samples in {size_bytes} bytes; it is damaged or cut off: copy it again from its source"
+            f"{name} claims {claimed} samples in {size_bytes} bytes; it is damaged or truncated: copy it again from its source"
         )
 
 
@@ -73,7 +73,7 @@ def _read_tracks(file: BinaryIO, size_bytes: int, name: str, *, is_unpacked: boo
 
 
 def _note(track: _Track, kind: bytes, content: bytes) -> None:
-    """Take from the first bytes of a box what it says on its track."""
+    """Update the track from the first bytes of a box."""
     place = COUNT_PLACES.get(kind, 0)
     count = int.from_bytes(content[place : place + 4], "big")
     if kind in (b"stsz", b"stz2", b"trun"):
@@ -88,13 +88,13 @@ def _note(track: _Track, kind: bytes, content: bytes) -> None:
 
 
 def _unpack(content: bytes, name: str) -> bytes:
-    """The index that a `cmvd` box of QuickTime holds: its length, then the packed bytes; empty if they do not unpack."""
+    """The index in a QuickTime `cmvd` box: its length, then the packed bytes. Empty if they do not unpack."""
     length = int.from_bytes(content[:4], "big")
     if length > MAX_UNPACKED_BYTES:
         raise UnreadableError(
-            f"{name} has an index that unfolds to {length} bytes, over {MAX_UNPACKED_BYTES}; convert it to MP4"
+            f"{name} has an index that unpacks to {length} bytes, over {MAX_UNPACKED_BYTES}; convert it to MP4"
         )
-    if not length:  # to zlib, a limit of 0 is none
+    if not length:  # for zlib, 0 means no limit
         return b""
     try:
         return zlib.decompressobj().decompress(content[4:], length)
@@ -103,12 +103,12 @@ def _unpack(content: bytes, name: str) -> bytes:
 
 
 def _walk(file: BinaryIO, size_bytes: int, name: str) -> Iterator[tuple[bytes, int, int]]:
-    """(type, first byte of the content, end) of all boxes, outer ones first; no box reaches beyond the one it lies in."""
+    """(type, first byte of the content, end) of all boxes, outer ones first; no box extends beyond its parent."""
     position, ends, num_boxes = 0, [size_bytes], 0
     while position < size_bytes:
         num_boxes += 1
         if num_boxes > MAX_BOXES or len(ends) > MAX_DEPTH:
-            raise UnreadableError(f"{name} has boxes without end; it is damaged: copy it again from its source")
+            raise UnreadableError(f"{name} has too many boxes; it is damaged: copy it again from its source")
         while position >= ends[-1]:
             ends.pop()
         file.seek(position)

@@ -36,10 +36,10 @@ MAX_DUPLICATE_SHARE: Final = 0.1
 MAX_DTS_STEP_BACK_SECONDS: Final = 1
 MISSING_SECONDS: Final = 0.5
 MISSING_SHARE: Final = 0.03
-# Reordering holds back 16 frames at most, and each thread of FFmpeg's default one more.
+# Reordering delays at most 16 frames, and each of FFmpeg's default threads one more.
 MAX_PACKETS_TO_FIRST_FRAME: Final = 64
-# Recordings of broadcasts and of some cameras, and cuts of raw streams, begin between two keyframes; in files of other
-# kinds something has been lost.
+# Broadcast and camera recordings and cuts of raw streams may start between keyframes; in any other format, a file
+# that does so has lost frames.
 BEGINS_ANYWHERE: Final = ("mpegts", "mpeg", "mpegvideo", "wtv", "dhav", "h264", "hevc")
 VP8_SHOW_FRAME_BIT: Final = 0x10
 
@@ -48,7 +48,7 @@ Int64Array = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class PacketScan:
-    """What the packets of one video stream say. A decode position is a number of packets in file order."""
+    """Facts from the packets of one video stream. A decode position is a packet's position in file order."""
 
     info: VideoInfo
 
@@ -59,7 +59,7 @@ class PacketScan:
     """(num_frames,) decode position of each of those frames."""
 
     keyframe_pts: Int64Array
-    """(num_keyframes,) ascending pts of the packets where decoding can start; empty if there is no seeking."""
+    """(num_keyframes,) ascending pts of the packets where decoding can start; empty if the file is not seekable."""
 
     keyframe_dts: Int64Array
     """(num_keyframes,) their decoding times; equal to the pts where the file has none."""
@@ -71,7 +71,7 @@ class PacketScan:
     """FFmpeg's name of the container format such as `mov,mp4,m4a,3gp,3g2,mj2`."""
 
     is_matched_by_count: bool
-    """The packets have no usable pts, so the k-th decoded frame is frame k."""
+    """Whether the packets lack usable pts, so that the k-th decoded frame is frame k."""
 
     warning: str | None
     """What is wrong with a file that can still be read, or None."""
@@ -79,7 +79,7 @@ class PacketScan:
 
 @dataclass
 class _Packets:
-    """The packets of the video stream in file order, flat: eight bytes a value."""
+    """The packets of the video stream in file order, as flat arrays of eight bytes per value."""
 
     pts: array[int] = field(default_factory=lambda: array("q"))
     dts: array[int] = field(default_factory=lambda: array("q"))
@@ -99,18 +99,18 @@ def scan_packets(path: Path) -> PacketScan:
         packets = _collect_packets(container, stream)
         warning = _describe_damage(container, stream, packets, path)
         if not any(packets.is_shown):
-            raise UnreadableError(f"{shown_name(path)} holds no video frames; copy it again from its source")
+            raise UnreadableError(f"{shown_name(path)} has no video frames; copy it again from its source")
         scan = _summarise(container.format.name, stream, packets, warning)
-        if not scan.info.num_frames:  # a damaged time puts the first keyframe behind all others
-            raise UnreadableError(f"{shown_name(path)} holds no frame that decodes; copy it again from its source")
+        if not scan.info.num_frames:  # a damaged timestamp puts the first keyframe last
+            raise UnreadableError(f"{shown_name(path)} has no frame that can be decoded; copy it again from its source")
         return scan
 
 
 def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet[Any]]:
     """The packets of these streams, or of all, in file order.
 
-    A stream that begins in the middle of a broadcast (or of a damaged file) is passed over: PyAV knows those of the
-    beginning, and fails on others.
+    Streams that first appear in the middle of a broadcast (or of a damaged file) are skipped: PyAV knows only those
+    present at the start and raises IndexError on others.
     """
     while True:
         try:
@@ -139,7 +139,7 @@ def _collect_packets(container: InputContainer, stream: VideoStream) -> _Packets
 
 
 def _read(container: InputContainer, found: _Packets) -> Iterator[Packet[Stream]]:
-    """Packets with content, of all streams; a read error ends them and is noted."""
+    """Packets with content, of all streams, up to the first read error, which is recorded."""
     try:
         yield from (packet for packet in demux(container) if packet.size > 0)
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -147,7 +147,7 @@ def _read(container: InputContainer, found: _Packets) -> Iterator[Packet[Stream]
 
 
 def _note_span(found: _Packets, packet: Packet[Stream]) -> None:
-    """Widen the time that any stream covers; the header's duration is that of the longest one."""
+    """Extend the time span covered by any stream; the header's duration is that of the longest one."""
     time = packet.pts if packet.pts is not None else packet.dts
     if time is None or not packet.time_base or packet.is_corrupt:
         return
@@ -175,12 +175,12 @@ def _summarise(container_format: str, stream: VideoStream, packets: _Packets, wa
     is_key = _as_int64(packets.is_key).astype(bool)
     is_shown = _as_int64(packets.is_shown).astype(bool) & _is_decodable(pts, is_key)
     positions = np.flatnonzero(is_shown)
-    # AVI holds no pts: for H.264 with B-frames FFmpeg passes on the decoding times.
+    # AVI stores no pts: for H.264 with B-frames FFmpeg returns decoding times.
     is_guessed = container_format == "avi" and stream.codec_context.has_b_frames and bool((np.diff(pts) > 0).all())
     is_counted = is_guessed or not _are_usable(pts[is_shown], dts, time_base)
     if is_counted:
         if warning is None and not is_guessed and not (pts == NO_TIME).any():
-            warning = "frame times repeat or run backwards and were counted anew; convert it to MP4 for true times"
+            warning = "frame times repeat or run backwards and were replaced by frame numbers; convert it to MP4 for true times"
         timestamps = _make_timestamps(stream, dts[is_shown], time_base)
         keys = np.empty(0, dtype=np.int64)
     else:
@@ -200,7 +200,7 @@ def _summarise(container_format: str, stream: VideoStream, packets: _Packets, wa
 
 
 def as_fraction(ratio: Any) -> Fraction | None:
-    """FFmpeg's rational as a Fraction: PyAV has a type of its own for it from 19 on. None for none and for n/0."""
+    """FFmpeg's rational as a Fraction: since version 19 PyAV has its own type for it. None for None and for n/0."""
     return Fraction(ratio.numerator, ratio.denominator) if ratio and ratio.denominator else None
 
 
@@ -219,7 +219,7 @@ def _is_decodable(pts: Int64Array, is_key: NDArray[np.bool_]) -> NDArray[np.bool
 
 
 def _are_usable(pts: Int64Array, dts: Int64Array, time_base: Fraction) -> bool:
-    """Whether each frame has its own pts and time does not start again in the middle of the file."""
+    """Whether each frame has its own pts and time does not restart within the file."""
     if (pts == NO_TIME).any() or len(np.unique(pts)) < len(pts) * (1 - MAX_DUPLICATE_SHARE):
         return False
     known = dts[dts != NO_TIME]
@@ -236,14 +236,14 @@ def _make_timestamps(stream: VideoStream, dts: Int64Array, time_base: Fraction) 
 
 
 def _seekable(keys: NDArray[np.intp], pts: Int64Array) -> NDArray[np.intp]:
-    """The keyframes, or none where their order in the file is not that in time."""
+    """The keyframes, or none if their file order differs from their time order."""
     is_ordered = bool((pts[keys] != NO_TIME).all() and (np.diff(pts[keys]) > 0).all())
     return keys if is_ordered else keys[:0]
 
 
 def _make_info(stream: VideoStream, first: VideoFrame | None, timestamps: Int64Array, time_base: Fraction) -> VideoInfo:
     width_px, height_px = (first.width, first.height) if first else (stream.width, stream.height)
-    # PyAV states the counterclockwise angle in which a player has to turn the stored picture.
+    # PyAV gives the counterclockwise angle by which a player turns the stored picture.
     rotation_degrees = round(-first.rotation / 90) * 90 % 360 if first else 0
     if rotation_degrees in (90, 270):
         width_px, height_px = height_px, width_px
@@ -266,32 +266,33 @@ def _measure_duration(stream: VideoStream, timestamps: Int64Array, time_base: Fr
 
 
 def _describe_damage(container: InputContainer, stream: VideoStream, packets: _Packets, path: Path) -> str | None:
-    """One sentence on a file that ends early or is damaged between its packets, else None."""
+    """One sentence about a file that ends early or has lost packets, else None."""
     remedy = "copy it again from its source"
     missing = _count_beyond_end(stream, path.stat().st_size)
     if missing:
-        return f"the file ends early: {missing} of {len(stream.index_entries)} frames are missing; {remedy}"
+        return f"the file ends early, with {missing} of {len(stream.index_entries)} frames missing; {remedy}"
     promised = (container.duration or 0) / MICROSECONDS_PER_SECOND
     present = float(packets.end_seconds - (packets.start_seconds or 0))
     if promised - present > max(MISSING_SECONDS, MISSING_SHARE * promised):
-        return f"the file ends early: {present:.1f} of {promised:.1f} seconds are there; {remedy}"
+        return f"the file ends early, after {present:.1f} of {promised:.1f} seconds; {remedy}"
     if packets.error:
         return f"reading stopped in the middle of the file ({packets.error}); {remedy}"
     if packets.num_damaged:
-        return f"{packets.num_damaged} packets are damaged; {remedy}"
+        return f"damaged packets: {packets.num_damaged}; {remedy}"
     early = packets.is_key.index(1) if 1 in packets.is_key else 0
     if early and container.format.name not in BEGINS_ANYWHERE:
-        return f"{early} frames before the first keyframe can not be decoded; {remedy}"
+        noun = "frame" if early == 1 else "frames"
+        return f"{early} {noun} before the first keyframe cannot be decoded; {remedy}"
     lost = _count_not_found(stream, len(packets.pts))
     if lost:
-        return f"{lost} of {len(stream.index_entries)} frames of the index were not found; {remedy}"
+        return f"{lost} of {len(stream.index_entries)} frames in the index could not be found; {remedy}"
     if _is_cut_transport_stream(path):
         return f"the file ends in the middle of a packet; {remedy}"
     return None
 
 
 def _count_beyond_end(stream: VideoStream, size_bytes: int) -> int:
-    """Frames that the index places (partly) after the end of the file."""
+    """Frames that the index places, wholly or partly, after the end of the file."""
     entries = stream.index_entries
     if len(entries) == 0 or entries[-1].pos + entries[-1].size <= size_bytes:
         return 0
@@ -299,7 +300,7 @@ def _count_beyond_end(stream: VideoStream, size_bytes: int) -> int:
 
 
 def _count_not_found(stream: VideoStream, num_packets: int) -> int:
-    """Frames with content that the index lists and reading did not come upon."""
+    """Frames with content that are in the index but were not read."""
     entries = stream.index_entries
     if len(entries) <= num_packets:
         return 0

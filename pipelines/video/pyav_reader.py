@@ -26,17 +26,15 @@ from pipelines.video.packets import PacketScan, demux, scan_packets
 from pipelines.video.reader import Frame, Indices, VideoInfo, check_indices, rotate_clockwise
 
 MAX_FFMPEG_THREADS: Final = 16
-PASSED_OVER: Final = (
-    "pictures decode only where errors are passed over, so they may be damaged; copy it again from its source"
-)
+PASSED_OVER: Final = "frames decode only if errors are ignored, so they may be damaged; copy it again from its source"
 
 
 @dataclass(frozen=True)
 class Run:
-    """Wanted frames that one stretch of decoding gives."""
+    """Wanted frames that are decoded in one go."""
 
     keyframe: int | None
-    """Which of the scan's keyframes to seek to, or None for the beginning of the file."""
+    """Index of the scan's keyframe to seek to, or None for the start of the file."""
 
     indices: tuple[int, ...]
     """Ascending frame indices."""
@@ -49,13 +47,13 @@ class Way:
     threads: int = 1
     ends_at_damage: bool = False
     is_strict: bool = True
-    """An error ends a picture; otherwise errors are passed over as far as that goes."""
+    """Whether a picture with an error is dropped; otherwise errors are ignored where possible."""
     keyframes_before: int = 0
-    """Keyframes by which decoding begins earlier than it has to: after a seek into an open GOP the first pictures fail."""
+    """Number of keyframes to start early by: after a seek into an open GOP the first pictures fail."""
 
 
 class PyAVReader:
-    """A video read with PyAV; nothing stays open between two calls of `frames`."""
+    """A video read with PyAV; no file stays open between calls to `frames`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -74,7 +72,7 @@ class PyAVReader:
 
     @property
     def warning(self) -> str | None:
-        """What is wrong with a file that can still be read, or None; complete when its frames were read."""
+        """What is wrong with a file that can still be read, or None; complete once its frames have been read."""
         return "; ".join(filter(None, (self._scan.warning, self._lenient_warning))) or None
 
     def frames(self, indices: Indices) -> Iterator[Frame]:
@@ -94,7 +92,9 @@ class PyAVReader:
                 yield frame
         if wanted and last is None:
             name = shown_name(self._path)
-            raise UnreadableError(f"{name}: none of the frames decodes; it is damaged or encrypted: copy it again")
+            raise UnreadableError(
+                f"{name}: none of the frames can be decoded; it is damaged or encrypted: copy it again"
+            )
 
     def close(self) -> None:
         """Nothing stays open."""
@@ -108,7 +108,7 @@ class PyAVReader:
         self.close()
 
     def _read(self, wanted: list[int]) -> Iterator[Frame]:
-        """Frames as one thread decodes them that has seen what was before: of damage, others make other things."""
+        """Frames as decoded by one thread from the keyframe before: the result after damage depends on threads and start."""
         last = -1
         try:
             for frame in self._read_runs(wanted, Way(_num_ffmpeg_threads(), ends_at_damage=True)):
@@ -118,7 +118,7 @@ class PyAVReader:
             yield from self._read_runs(wanted, Way(keyframes_before=1), after=last)
 
     def _read_runs(self, wanted: list[int], way: Way, after: int = -1) -> Iterator[Frame]:
-        """The wanted frames with an index greater than `after`, decoded as if all were wanted."""
+        """The wanted frames with an index greater than `after`, decoded exactly as if all were read."""
         waiting = [run for run in plan_runs(self._scan, wanted, way.threads) if run.indices[-1] > after]
         with open_container(self._path) as container:
             stream = _pick_stream(container, self._path, way)
@@ -128,7 +128,7 @@ class PyAVReader:
                     break
                 yield from self._match(self._decode(stream, packets, way), waiting.pop(0), after)
         if waiting:
-            # The file does not seek: read all that is left in order, from a fresh start.
+            # The file is not seekable: read the rest in order, from the start.
             rest = Run(keyframe=None, indices=tuple(index for run in waiting for index in run.indices))
             with open_container(self._path) as container:
                 stream = _pick_stream(container, self._path, way)
@@ -144,12 +144,12 @@ class PyAVReader:
     def _seek(
         self, container: InputContainer, stream: VideoStream, run: Run, way: Way
     ) -> Iterator[Packet[VideoStream]] | None:
-        """Packets from the run's keyframe or earlier, never later; None if the container can not go there."""
+        """Packets from the run's keyframe or earlier, never later; None if the container cannot seek there."""
         if run.keyframe is None:
             return demux(container, stream)
         keyframe = max(0, run.keyframe - way.keyframes_before)
         pts, dts = int(self._scan.keyframe_pts[keyframe]), int(self._scan.keyframe_dts[keyframe])
-        # Matroska's index holds pts, MP4's dts: a target that is too late for the file lands on a later keyframe.
+        # Matroska's index stores pts, MP4's dts: too late a target would land on a later keyframe.
         for target in (pts, dts):
             with suppress(av.FFmpegError, OSError):
                 container.seek(target, stream=stream)
@@ -195,7 +195,7 @@ class PyAVReader:
 
 
 def plan_runs(scan: PacketScan, indices: Sequence[int], threads: int) -> list[Run]:
-    """Before each wanted frame, decode on or seek to its keyframe: whichever decodes fewer frames."""
+    """For each wanted frame, continue decoding or seek to its keyframe, whichever decodes fewer frames."""
     runs: list[tuple[int | None, list[int]]] = []
     position, seek_cost = 0, _seek_cost_frames(threads)
     for index in indices:
@@ -226,12 +226,12 @@ def _num_ffmpeg_threads() -> int:
 
 
 def _seek_cost_frames(threads: int) -> int:
-    """FFmpeg decodes one frame per thread ahead, and a seek throws those away: its cost, in frames decoded."""
+    """Cost of a seek in decoded frames: FFmpeg decodes one frame per thread ahead, and a seek discards them."""
     return min(threads + 1, MAX_FFMPEG_THREADS)
 
 
 def _is_not_after(packet: Packet[VideoStream], pts: int, dts: int) -> bool:
-    """Whether decoding from this packet on meets the keyframe with these times."""
+    """Whether decoding from this packet reaches the keyframe with these times."""
     if packet.dts is not None:
         return packet.dts <= dts
     return packet.is_keyframe and packet.pts is not None and packet.pts <= pts

@@ -1,4 +1,4 @@
-"""What a video is to the rest of the library: frames, facts about the file, and one reader protocol."""
+"""The video interface of the library: frames, facts about the file, and the reader protocol."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Facts about a file, taken from its content wherever the header can lie."""
+    """Facts about a file, taken from its content where the header may be wrong."""
 
     width_px: int
     """Width as shown, after rotation."""
@@ -42,7 +42,7 @@ class VideoInfo:
     """Height as shown, after rotation."""
 
     rotation_degrees: int
-    """0, 90, 180 or 270: the clockwise turn that was applied to the stored picture."""
+    """0, 90, 180 or 270: the clockwise rotation applied to the stored picture."""
 
     time_base: Fraction
     """Seconds per pts unit."""
@@ -58,7 +58,7 @@ class VideoInfo:
 
 
 class VideoReader(Protocol):
-    """One open video; what every backend offers."""
+    """One open video: the interface of every backend."""
 
     @property
     def info(self) -> VideoInfo:
@@ -70,7 +70,7 @@ class VideoReader(Protocol):
 
     @property
     def warning(self) -> str | None:
-        """What is wrong with a file that can still be read (such as: it ends early), or None."""
+        """What is wrong with a file that can still be read (for instance, that it ends early), or None."""
 
     def frames(self, indices: Indices) -> Iterator[Frame]:
         """Yield the frames at ascending `indices`; one that does not decode is left out, never replaced."""

@@ -13,7 +13,7 @@ from pipelines.errors import ConfigError
 
 Int64Array = NDArray[np.int64]
 
-# Turns a typed decimal such as 29.97 into the fraction that was meant.
+# Turns a decimal such as 29.97 into the intended fraction.
 MAX_DENOMINATOR = 1_000_000
 
 
@@ -26,15 +26,15 @@ def select_frames(
     start_seconds: float | None = None,
     end_seconds: float | None = None,
 ) -> Int64Array:
-    """Return unique, ascending frame indices: `count` frames spread over the time, or `rate_hz` frames a second.
+    """Return unique, ascending frame indices: `count` frames spread over the time, or `rate_hz` frames per second.
 
     `timestamps`: (num_frames,) strictly ascending pts. A frame is shown until the next one's pts, the last one for the
-    median step. `start_seconds` and `end_seconds` count from the first frame and are half-open: the frames taken are
-    the one shown at the start and those that begin before the end; none if the video ends before the start.
+    median step. `start_seconds` and `end_seconds` count from the first frame and form a half-open span: it has the frame
+    shown at the start and those that begin before the end, or none if the video ends before the start.
 
-    `count`: the frames shown at the midpoints of `count` equal parts of the time; where variable frame rate makes two
-    of them the same frame, the nearest unused one is taken; all frames if there are no more than `count`.
-    `rate_hz`: the frames shown at start + k / rate_hz.
+    `count`: the frames shown at the midpoints of `count` equal parts of the span. If two midpoints fall on the same frame
+    (variable frame rate), the nearest unused frame is added. All frames if there are at most `count`.
+    `rate_hz`: the frames shown at start + k / rate_hz, for k = 0, 1, ...
     """
     _check_settings(count, rate_hz, start_seconds, end_seconds)
     if len(timestamps) == 0:
@@ -58,7 +58,7 @@ def _check_settings(
     count: int | None, rate_hz: float | None, start_seconds: float | None, end_seconds: float | None
 ) -> None:
     if (count is None) == (rate_hz is None):
-        raise ConfigError("give either a number of frames or a rate, and not both")
+        raise ConfigError("give either a number of frames or a rate, not both")
     for name, value in (("count", count), ("rate_hz", rate_hz)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{name} must be > 0, got {value}")
@@ -94,8 +94,8 @@ def _find_nearest_unused(timestamps: Int64Array, used: set[int], target: Fractio
 def _find_shown(timestamps: Int64Array, times: Iterable[Fraction]) -> Int64Array:
     """Indices of the frames shown at `times` (in pts units).
 
-    Times are rounded to the nearest tick, as the container rounded the pts: at 30 frames a second in milliseconds the
-    third frame has pts 67 and is meant to be shown at 66.67.
+    Times are rounded to the nearest tick, as the container rounded the pts: at 30 frames per second in milliseconds the
+    third frame has pts 67 and is to be shown at 66.67.
     """
     ticks = np.array([math.floor(time + Fraction(1, 2)) for time in times], dtype=np.int64)
     shown = np.searchsorted(timestamps, ticks, side="right") - 1

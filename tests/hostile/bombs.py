@@ -219,7 +219,7 @@ def _unfolding_index(_folder: Path) -> bytes:
 
 
 def _endless_index(_folder: Path) -> bytes:
-    """It claims nothing, which to zlib is no limit, and unfolds to a gigabyte."""
+    """It claims nothing, which to zlib is no limit, and unpacks to a gigabyte."""
     packer = zlib.compressobj(1)
     packed = b"".join(packer.compress(bytes(2**24)) for _ in range(64)) + packer.flush()
     return _box(b"ftyp", b"qt  " + bytes(4)) + _box_index(0, packed)
@@ -282,9 +282,9 @@ BOMBS: dict[str, tuple[Make, str | int]] = {
         "packed index inside",
     ),
     "packed.mov": (lambda folder: _packed(folder, _plain_mp4), NUM_FRAMES),
-    "unfolding.mov": (_unfolding_index, "unfolds to 1073741824 bytes"),
+    "unfolding.mov": (_unfolding_index, "unpacks to 1073741824 bytes"),
     "endless.mov": (_endless_index, "damaged"),
-    "nested.mov": (_nested_boxes, "boxes without end"),
+    "nested.mov": (_nested_boxes, "too many boxes"),
     "long_times.mp4": (_long_times, CLAIMS),
 }
 """How each file is made, and the pattern of its refusal or the number of its frames that are read."""

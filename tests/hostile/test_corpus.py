@@ -1,4 +1,4 @@
-"""Every common kind of clip is read to the frame, and what can not be read is refused by name."""
+"""Every common kind of clip is read to the frame, and what cannot be read is refused by name."""
 
 from __future__ import annotations
 

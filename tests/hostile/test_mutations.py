@@ -123,14 +123,14 @@ def test_only_a_container_without_times_excuses_frames_that_move_up(corpus: dict
 @pytest.mark.parametrize(
     ("reason", "verdict"),
     [
-        ("took longer than --timeout 20 seconds and was ended", Verdict.HANG),
-        ("took more memory than --max-memory 1024 MiB and was ended", Verdict.MEMORY),
+        ("took longer than --timeout 20 seconds and was killed", Verdict.HANG),
+        ("took more memory than --max-memory 1024 MiB and was killed", Verdict.MEMORY),
         ("crashed (Segmentation fault)", Verdict.CRASH),
         ("ended with exit code 1", Verdict.CRASH),
     ],
 )
 def test_a_lost_process_is_named_by_its_cause(reason: str, verdict: Verdict) -> None:
-    assert name_loss(f"the process that worked on it {reason}") is verdict
+    assert name_loss(f"the worker process {reason}") is verdict
 
 
 class _FragilePool:

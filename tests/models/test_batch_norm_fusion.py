@@ -1,4 +1,4 @@
-"""Folding batch norms changes no output beyond rounding, and nothing that can not be folded."""
+"""Folding batch norms changes no output beyond rounding, and batch norms that cannot be folded are left alone."""
 
 from __future__ import annotations
 

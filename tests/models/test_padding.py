@@ -94,5 +94,5 @@ def test_fixed_padding_is_refused_for_other_networks(name: str) -> None:
 
 @pytest.mark.parametrize("kernel", [(7, 7), (1, 1), (3, 5)])
 def test_fixed_padding_is_refused_for_kernels_that_the_authors_network_lacks(kernel: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=r"static-380 padding knows kernels of 3 and 5, not \(\d, \d\)"):
+    with pytest.raises(ValueError, match=r"static-380 padding is defined for kernels of 3 and 5, not for \(\d, \d\)"):
         fix_padding(nn.Sequential(nn.Conv2d(3, 4, kernel, stride=2)))

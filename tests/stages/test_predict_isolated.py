@@ -107,7 +107,7 @@ def test_a_signal_lets_the_video_in_work_end_and_a_later_run_does_the_rest(
         os.killpg(running.pid, signal.SIGINT)
         rest, stderr = running.communicate(timeout=60)
     assert running.returncode == 130, stderr
-    assert "stopping when what is in work is done" in stderr
+    assert "finishing the videos in progress" in stderr
     shown = len(re.findall(r"\.mp4  ", first + rest))
     assert 1 <= shown <= 3
     assert not output.exists() and output.with_name("scores.csv.journal").is_file()

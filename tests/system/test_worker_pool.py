@@ -124,7 +124,7 @@ def test_an_error_that_every_job_would_meet_ends_the_run() -> None:
         _run(["refuse", 1])
     with pytest.raises(ConfigError, match="no such weights"):
         list(WorkerPool[int, int](CanNotStart(dies=False), 1).run([1]))
-    with pytest.raises(Exception, match="exit code 9 while it started"):
+    with pytest.raises(Exception, match="exit code 9 while starting"):
         list(WorkerPool[int, int](CanNotStart(dies=True), 1).run([1]))
     assert not _children()
 
@@ -143,10 +143,10 @@ def test_processes_share_the_cores_and_speak_through_this_one(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_jobs_in_work_end_and_no_other_begin(number: signal.Signals, tmp_path: Path) -> None:
-    told = []
+    received_signals = []
 
     def answer(received: int, _frame: object) -> None:
-        told.append(received)
+        received_signals.append(received)
         raise KeyboardInterrupt
 
     before = signal.signal(number, answer)
@@ -166,7 +166,7 @@ def test_a_signal_lets_jobs_in_work_end_and_no_other_begin(number: signal.Signal
         pass
     finally:
         signal.signal(number, before)
-    assert told == [number]
+    assert received_signals == [number]
     assert results == [(0, 2), (1, "rested")]
     assert log_file.read_text().splitlines() == ["nap"]
     assert not _children()

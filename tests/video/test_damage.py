@@ -87,7 +87,7 @@ def test_a_video_whose_frames_all_fail_to_decode_is_unreadable(tmp_path: Path) -
     start = data.index(b"mdat") + 4
     data[start:] = np.random.default_rng(0).bytes(len(data) - start)
     path.write_bytes(data)
-    with pytest.raises(UnreadableError, match=r"^noise\.mp4.*none of the frames decodes"):
+    with pytest.raises(UnreadableError, match=r"^noise\.mp4.*none of the frames can be decoded"):
         list(open_video(path).frames([0, 10]))
 
 

@@ -50,7 +50,7 @@ def _repeat_cluster(data: bytearray) -> bytearray:
             "a.avi",
             {"codec": "mjpeg"},
             _lose_middle_packet,
-            "1 of 12 frames of the index were not found",
+            "1 of 12 frames in the index could not be found",
             [*range(5), *range(6, 12)],
         ),
         ("a.mkv", {}, _repeat_cluster, "frame times repeat or run backwards", [*range(12), *range(12)]),
@@ -104,5 +104,5 @@ def test_a_file_whose_times_leave_no_frame_is_refused(tmp_path: Path) -> None:
     data = _write(path, b_frames=2, num_frames=4)
     struct.pack_into(">II", data, data.index(b"ctts") + 12, 1, 2**28)
     path.write_bytes(data)
-    with pytest.raises(UnreadableError, match=r"^a\.mp4 holds no frame that decodes"):
+    with pytest.raises(UnreadableError, match=r"^a\.mp4 has no frame that can be decoded"):
         open_video(path)

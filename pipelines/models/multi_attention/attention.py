@@ -1,4 +1,4 @@
-"""The multi-attention module (section 3.2): M maps of where to look, from a deep feature map."""
+"""The multi-attention module (section 3.2): M attention maps from a deep feature map."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 EDGE_GRID = 24
-"""The border of `edge_mask` is drawn on a grid of 24 x 24, two cells wide, and resized (nearest) to the maps."""
+"""The border of `edge_mask` is two cells wide on a 24 x 24 grid, resized (nearest) to the maps."""
 EDGE_CELLS = 2
 
 
@@ -25,7 +25,7 @@ class MultiAttention(nn.Module):
 
 
 class DeepMultiAttention(nn.Module):
-    """The authors' code: a 3x3 convolution with batch norm and ReLU first, and ELU + 1 last, which leaves no map dead."""
+    """The authors' code: preceded by a 3x3 convolution with batch norm and ReLU; ELU + 1 at the end, so that no map is dead."""
 
     def __init__(self, in_channels: int, num_attentions: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class DeepMultiAttention(nn.Module):
 
 
 def mask_edges(maps: Tensor) -> Tensor:
-    """Maps (N, M, h, w) with zeros along the border."""
+    """Set maps (N, M, h, w) to zero along the border."""
     inside = maps.new_zeros(1, 1, EDGE_GRID, EDGE_GRID)
     inside[..., EDGE_CELLS:-EDGE_CELLS, EDGE_CELLS:-EDGE_CELLS] = 1
     return maps * F.interpolate(inside, size=maps.shape[-2:], mode="nearest")
@@ -56,7 +56,7 @@ def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()
 def pairwise_cosine(maps: Tensor) -> Tensor:
-    """How alike the maps of each image are: the mean cosine over pairs of different maps, 0 apart, 1 collapsed onto one.
+    """Similarity of each image's maps: the mean cosine over pairs of maps, 0 if disjoint, 1 if collapsed into one.
 
     Args:
         maps: (N, M, h, w) >= 0 with M > 1. A dead map is orthogonal to every other.

@@ -1,4 +1,4 @@
-"""Settings of the multi-attention network, and the two published sets of them."""
+"""Settings of the multi-attention network, with the two published presets."""
 
 from __future__ import annotations
 
@@ -18,44 +18,43 @@ MAX_DENSE_LAYERS = 64
 
 @dataclass(frozen=True)
 class MultiAttentionConfig:
-    """Every choice that shapes the network. It travels in the checkpoint and rebuilds the network from it.
+    """Every setting that shapes the network. Stored in the checkpoint to rebuild the network.
 
-    The defaults are the preset `paper`.
+    The defaults are those of the preset `paper`.
     """
 
     backbone: str = "tf_efficientnet_b4"
     """timm name, or `mobilenetv2_imagenet`."""
     padding: Padding = "same"
-    """Of strided convolutions: `same` follows the size of what comes in; `static-380` is fixed to what a 380 px input
-    needs, at every size, as in the authors' code. They differ where a strided convolution meets an odd size."""
+    """Padding of strided convolutions: `same` depends on the input size; `static-380` is always that of a 380 px input, as in
+    the authors' code. They differ where a strided convolution gets an odd size."""
     drop_path_rate: float = 0.2
     """Stochastic depth, rising linearly to this in the last block."""
     bn_momentum: float | None = None
-    """Of the backbone's batch norms; None leaves what the network has."""
+    """Momentum of the backbone's batch norms; None keeps the network's own."""
     texture_tap: str = "auto"
-    """SL_t, the shallow layer that textural features come from: L1..Ln. `auto`: the last stage at a quarter of the input's
-    side, which is the paper's L2."""
+    """SL_t, the shallow layer for textural features: L1..Ln. `auto`: the last stage at 1/4 of the input's side, the paper's
+    L2."""
     attention_tap: str = "auto"
-    """SL_a, the layer that attention maps come from. `auto`: the last stage at a sixteenth, which is the paper's L5."""
+    """SL_a, the layer for attention maps. `auto`: the last stage at 1/16, the paper's L5."""
     num_attentions: int = 4
     """M."""
     attention_head: AttentionHead = "conv1x1-relu"
-    """`conv1x1-relu`: section 3.2. `conv3x3-elu`: a 3x3 convolution before it, and ELU + 1 (never zero) at the end."""
+    """`conv1x1-relu`: section 3.2. `conv3x3-elu`: preceded by a 3x3 convolution, with ELU + 1 (never zero) at the end."""
     edge_mask: bool = False
-    """Set attention to zero along the border, 2 of 24 parts wide."""
+    """Set attention to zero along a border of 2/24 of the side."""
     texture: TextureBlock = "dense"
-    """`dense`: section 3.3, one dense block that all maps share. `gated-groups`: one block per map, whose input is gated by
-    the map."""
+    """`dense`: section 3.3, one dense block for all maps. `gated-groups`: one block per map, with its input gated by the map."""
     dense_layers: int = 3
     pooled_norm: PooledNorm = "none"
-    """What the pooled textures D go through before regional independence reads them: `instance` standardises each channel
-    of each image."""
+    """Normalisation of the pooled textures D for the regional independence loss: `instance` standardises each channel of
+    each image."""
     attention_dropout: float = 0.0
-    """Chance that a whole map is left out of P and G in training."""
+    """Probability of leaving a whole map out of P and G in training."""
     final_dropout: float = 0.0
     """Dropout on G."""
     mid_features: int = 256
-    """Width of the classifier's hidden layers; the paper does not print it, the authors use 256."""
+    """Width of the classifier's hidden layers; not given in the paper, 256 in the authors' code."""
 
     def __post_init__(self) -> None:
         wrong = find_wrong_choice(self)
@@ -76,7 +75,7 @@ class MultiAttentionConfig:
 
 
 PAPER = MultiAttentionConfig()
-"""The printed paper (CVPR 2021, section 3), with the authors' values where it prints none."""
+"""The printed paper (CVPR 2021, section 3), with values from the authors' code where it gives none."""
 
 REFERENCE = MultiAttentionConfig(
     padding="static-380",
@@ -88,6 +87,6 @@ REFERENCE = MultiAttentionConfig(
     attention_dropout=0.25,
     final_dropout=0.5,
 )
-"""The authors' published code, which differs from the paper in these points; their checkpoints need it."""
+"""The authors' published code, which differs from the paper in these settings; required by their checkpoints."""
 
 PRESETS = {"paper": PAPER, "reference": REFERENCE}

@@ -1,6 +1,6 @@
 """From pooled features to two logits.
 
-The paper only draws a "classifier"; the layers are those of the authors' code, in both presets.
+The paper only shows a box labelled "classifier"; in both presets the layers are those of the authors' code.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pipelines.models.backbone import NUM_CLASSES
 
 
 def make_local_head(in_features: int, width: int) -> nn.Sequential:
-    """For P, its M rows side by side: (N, in_features) to (N, width)."""
+    """For P with its M rows concatenated: (N, in_features) to (N, width)."""
     return nn.Sequential(nn.Linear(in_features, width), nn.Hardswish(), nn.Linear(width, width), nn.Hardswish())
 
 
@@ -23,14 +23,14 @@ def make_global_head(in_features: int, width: int) -> nn.Sequential:
 
 
 def make_classifier(width: int) -> nn.Sequential:
-    """For both results side by side: (N, 2 * width) to logits (N, 2)."""
+    """For both results concatenated: (N, 2 * width) to logits (N, 2)."""
     return nn.Sequential(nn.Linear(2 * width, width), nn.Hardswish(), nn.Linear(width, NUM_CLASSES))
 
 
 def draw_kept_maps(maps: Tensor, dropout: float, *, training: bool) -> Tensor | None:
-    """For each map of each image 0 or 1 / (1 - dropout), (N, M, 1); None where nothing is dropped.
+    """Factors (N, M, 1), for each map of each image 0 or 1 / (1 - dropout); None if there is no dropout.
 
-    One draw serves P and G, so that a map which is left out is left out of both.
+    The same factors apply to P and G, so that a dropped map is dropped from both.
     """
     if not training or not dropout:
         return None

@@ -55,7 +55,7 @@ class MultiAttentionDetector(nn.Module):
         )
 
     def _pool(self, attention: Tensor, textures: Tensor, final: Tensor) -> tuple[Tensor, Tensor]:
-        """P (N, M, C_F) and G (N, C_L), in training without the maps that attention dropout draws."""
+        """P (N, M, C_F) and G (N, C_L), in training without the maps dropped by attention dropout."""
         regions = pool_regions(resize_maps(attention, _size(textures)), textures)
         kept = draw_kept_maps(attention, self.config.attention_dropout, training=self.training)
         if kept is not None:
@@ -64,7 +64,7 @@ class MultiAttentionDetector(nn.Module):
         return regions, F.dropout(semantics, self.config.final_dropout, training=self.training)
 
     def classify_backbone(self, images: Tensor) -> Tensor:
-        """Logits (N, 2) of the backbone's own head: what the first training phase trains."""
+        """Logits (N, 2) of the backbone's own head, which the first training phase trains."""
         return self.backbone.classify(images)
 
 

@@ -7,18 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NORM_EPS = 1e-6
-"""A shorter sum is taken for dead. Not smaller: the gradient of what is divided by it stays finite."""
+"""Sums with a smaller norm count as dead. Large enough to keep the gradient of the division finite."""
 MASS_EPS = 1e-8
 
 
 def pool_regions(maps: Tensor, features: Tensor) -> Tensor:
     """Equation 2: v_k = sum(A_k * F) / ||sum(A_k * F)||_2, the rows of P.
 
-    Computed in float32: the norm of a nearly dead map vanishes in half precision. A dead map gives a zero row.
+    Computed in float32: the norm of a nearly dead map underflows in half precision. A dead map gives a zero row.
 
     Args:
         maps: (N, M, H, W), already at the features' size.
-        features: (N, C, H, W), or (N, M, C, H, W) where every map has its own.
+        features: (N, C, H, W), or (N, M, C, H, W) with separate features for each map.
 
     Returns:
         (N, M, C) with rows of unit length.
@@ -32,7 +32,7 @@ def pool_regions(maps: Tensor, features: Tensor) -> Tensor:
 def pool_semantics(maps: Tensor, features: Tensor) -> Tensor:
     """G = BAP(A_sum, f_L): the mean of the last features weighted by the sum of the maps.
 
-    The small constant added to every weight makes a dead attention fall back to the plain mean.
+    A small constant added to every weight makes dead attention fall back to the plain mean.
 
     Args:
         maps: (N, M, H, W), already at the features' size.

@@ -1,4 +1,4 @@
-"""Textural feature enhancement (section 3.3): what local averaging removes from shallow features, densely convolved."""
+"""Textural feature enhancement (section 3.3): a dense block on the high-frequency part of shallow features."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TextureEnhancement(nn.Module):
         self.bn_out = nn.BatchNorm2d(self.out_channels)
 
     def forward(self, features: Tensor, attention: Tensor) -> Texture:
-        """From shallow features (N, C_t, H_s, W_s); the size of the maps (N, M, h, w) sets the patches that are averaged."""
+        """From shallow features (N, C_t, H_s, W_s); the size of the maps (N, M, h, w) determines the patches averaged."""
         residual, pooled = subtract_patch_means(features, attention)
         dense = self.dense(self.stem(residual))
         return Texture(self.bn_out(self.conv(F.relu(self.bn(dense)))), pooled)
@@ -85,9 +85,9 @@ class GatedTextureEnhancement(nn.Module):
 
 
 def subtract_patch_means(features: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
-    """T = f - D (equation 1) and D: the means of patches, as many as the maps have pixels, spread again by repetition.
+    """T = f - D (equation 1) and D: one patch mean per pixel of the maps; in T, each mean is subtracted from its whole patch.
 
-    Maps as large as the features leave nothing to average: then T = f, for f - D would be zero.
+    If the maps are as large as the features there is nothing to average: T = f, since f - D would be zero.
     """
     pooled = F.adaptive_avg_pool2d(features, _size(attention))
     if pooled.shape[-1] >= features.shape[-1]:
@@ -97,7 +97,7 @@ def subtract_patch_means(features: Tensor, attention: Tensor) -> tuple[Tensor, T
 
 def standardize(pooled: Tensor) -> Tensor:
     """D (N, C, h, w) with zero mean and unit deviation in each channel of each image; a constant channel becomes zero."""
-    correction = min(1, pooled.shape[-2] * pooled.shape[-1] - 1)  # one pixel has no unbiased deviation
+    correction = min(1, pooled.shape[-2] * pooled.shape[-1] - 1)  # a single pixel has no unbiased deviation
     std, mean = torch.std_mean(pooled.float(), dim=(2, 3), keepdim=True, correction=correction)
     return (pooled.float() - mean) / (std + 1e-8)
 
