@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from pipelines.records import FrameRow as FrameRow
     from pipelines.records import ScoreRow as ScoreRow
     from pipelines.records import VideoRow as VideoRow
+    from pipelines.scoring.detector import Detector as Detector
+    from pipelines.scoring.video_score import ScoredFace as ScoredFace
+    from pipelines.scoring.video_score import VideoScore as VideoScore
     from pipelines.stages.calibrate import CalibrateSummary as CalibrateSummary
     from pipelines.stages.calibrate import calibrate as calibrate
     from pipelines.stages.detect_faces import detect_faces as detect_faces
@@ -57,7 +60,6 @@ if TYPE_CHECKING:
     from pipelines.stages.inspect import read_manifest as read_manifest
     from pipelines.stages.merge import MergedScores as MergedScores
     from pipelines.stages.merge import merge_scores as merge_scores
-    from pipelines.stages.merge import merge_stage as merge_stage
     from pipelines.stages.predict import PredictSummary as PredictSummary
     from pipelines.stages.predict import predict as predict
     from pipelines.stages.predict import predict_faces as predict_faces
@@ -85,6 +87,8 @@ _NAMES_OF = {
     ),
     "evaluation.report": "Report",
     "records": "EpochRow FaceRow FaceScoreRow FrameRow ScoreRow VideoRow",
+    "scoring.detector": "Detector",
+    "scoring.video_score": "ScoredFace VideoScore",
     "stages.calibrate": "CalibrateSummary calibrate",
     "stages.detect_faces": "detect_faces",
     "stages.doctor": "diagnose",
@@ -95,7 +99,7 @@ _NAMES_OF = {
     "stages.import_weights": "ImportedWeights import_weights",
     "stages.index": "IndexSummary index_dataset",
     "stages.inspect": "Inspection inspect read_manifest",
-    "stages.merge": "MergedScores merge_scores merge_stage",
+    "stages.merge": "MergedScores merge_scores",
     "stages.predict": "PredictSummary predict predict_faces",
     "stages.pull_weights": "PulledWeights pull_weights",
     "stages.train": "TrainSummary preview_augmentations train",

@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from operator import attrgetter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,17 +15,16 @@ import numpy.typing as npt
 from pipelines.checkpoints.weights_files import resolve_weights
 from pipelines.config import DetectConfig, RunOptions, settings_of
 from pipelines.errors import ManifestError
-from pipelines.records import FINISHED, FaceRow, FrameRow, VideoRow, table_to_rows
+from pipelines.records import FaceRow, FrameRow, VideoRow, table_to_rows
 from pipelines.system.atomic_files import make_folder
 from pipelines.system.image_files import read_image, write_image
 from pipelines.system.prefetch import read_ahead
 from pipelines.system.progress import ProgressCallback, ignore_progress
-from pipelines.workspace.folder import StageFolder, open_stage, open_upstream
-from pipelines.workspace.items import ItemResult
-from pipelines.workspace.lock import hold_stage
+from pipelines.workspace.folder import StageFolder, open_upstream
+from pipelines.workspace.items import ItemResult, StageWork
 from pipelines.workspace.manifest import Provenance, read_table
-from pipelines.workspace.run_loop import StageRun, StageSummary, with_outcome
-from pipelines.workspace.shards import refuse_overwrite, select_videos, write_shard
+from pipelines.workspace.run_loop import StageSummary, enter_stage, run_stage
+from pipelines.workspace.shards import select_videos
 
 if TYPE_CHECKING:
     from pipelines.faces.detector import FaceDetector
@@ -54,61 +52,42 @@ class StoredFrame:
 
 
 def detect_faces(
-    workspace: Path | str,
+    workspace: str | Path,
     config: DetectConfig | None = None,
     options: RunOptions | None = None,
     *,
     on_progress: ProgressCallback = ignore_progress,
 ) -> StageSummary:
-    """Detect, track and align the faces of the workspace's frames. A video without a face is a result: `no_face`.
+    """Detect, track and align the faces in the workspace's frames. A video without a face is a result: `no_face`.
 
-    With a shard, those of its slice of the merged `extract-frames` stage only, and what `merge` needs.
+    With a shard, only those of its slice of the finished `extract-frames` stage.
 
     Raises:
         ManifestError: no finished `extract-frames` stage.
-        CheckpointError: the detector can not be loaded.
+        CheckpointError: the detector cannot be loaded.
         SettingsChangedError: the workspace holds faces made with other settings.
     """
-    config, options = config or DetectConfig(), options or RunOptions()
-    refuse_overwrite(options, Path(workspace) / STAGE)
-    upstream, upstream_provenance = open_upstream(Path(workspace), "extract-frames")
+    config, options, workspace = config or DetectConfig(), options or RunOptions(), Path(workspace)
+    upstream, upstream_provenance = open_upstream(workspace, "extract-frames")
+    provenance = Provenance(STAGE, ROW_FORMAT, _settings(config), upstream_provenance)
+    videos = upstream.read_videos()
+    items = _group_frames(upstream, select_videos(videos, options.shard))
+    if options.overwrite:  # a detector that cannot be loaded must not cost the existing faces
+        _Detection(upstream, StageFolder(workspace / STAGE), config, options).load_detector()
+    with enter_stage(workspace, provenance, options) as folder:
+        detection = _Detection(upstream, folder, config, options)
+        work = StageWork[VideoFrames](folder, provenance, FaceRow, detection.process, detection.load_detector)
+        return run_stage(work, videos, items, options, on_progress=on_progress)
+
+
+def _settings(config: DetectConfig) -> dict[str, Any]:
     detector = resolve_weights(config.detector, kind="detector")
     settings = settings_of(config, detector=detector.name, detector_sha256=detector.sha256)
     if config.precision == DetectConfig.precision:
         del settings["precision"]  # so that faces made before there was a choice keep their provenance
     if config.min_face_px:
-        settings["network_fits_min_face"] = True  # it was of the full size once
-    provenance = Provenance(STAGE, ROW_FORMAT, settings, upstream_provenance)
-    videos = upstream.read_videos()
-    own = select_videos(videos, options.shard)
-    items = _group_frames(upstream, own)
-    folder_of_stage = StageFolder(Path(workspace) / STAGE)
-    stage = _Detection(upstream, folder_of_stage, config, options)
-    if options.overwrite:
-        _Detection(
-            upstream, folder_of_stage, config, options
-        ).load_detector()  # one that can not be loaded must not cost the work that is there
-    with hold_stage(workspace, STAGE, options.shard):
-        folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite)
-        run = StageRun[VideoFrames](
-            folder=folder,
-            provenance=provenance,
-            row_type=FaceRow,
-            process=stage.process,
-            id_of=attrgetter("video_id"),
-            prepare=stage.load_detector,
-            options=options,
-            shard=options.shard,
-            on_progress=on_progress,
-        )
-        skipped = sum(run.is_finished(item.video_id) for item in items)
-        failures = run.run(items)
-        rows = [_outcome(video, folder, failures) for video in own]
-        if options.shard:
-            write_shard(folder, provenance, options.shard, rows, videos)
-        else:
-            run.finish(rows, [row.video_id for row in rows if row.status in FINISHED])
-        return StageSummary(STAGE, folder.root, rows, skipped, shard=options.shard)
+        settings["network_fits_min_face"] = True  # older versions ran the network at full size
+    return settings
 
 
 class _Detection:
@@ -135,9 +114,7 @@ class _Detection:
         frames = read_ahead(self._read_frames(video.rows), depth=self.options.batch_size)
         try:
             with ThreadPoolExecutor(1) as pool:
-                for face in find_faces(
-                    frames, self.load_detector(), margin=self.config.margin, min_face_px=self.config.min_face_px
-                ):
+                for face in find_faces(frames, self.load_detector(), margin=self.config.margin):
                     name = f"{face.frame_index:08d}_{face.face_index:02d}{CROP_SUFFIX}"
                     writes.append(pool.submit(write_image, beside / name, face.aligned.crop))
                     rows.append(make_face_row(face, video.video_id, f"crops/{video.video_id}/{name}"))
@@ -172,7 +149,7 @@ class _Detection:
         return self._detector
 
 
-def _group_frames(upstream: StageFolder, videos: Sequence[VideoRow]) -> list[VideoFrames]:
+def _group_frames(upstream: StageFolder, videos: Sequence[VideoRow]) -> dict[str, VideoFrames]:
     """The frames of each content, in the order of its first row."""
     by_video: dict[str, list[FrameRow]] = {}
     for row in table_to_rows(read_table(upstream.manifest_path, FrameRow), FrameRow):
@@ -181,12 +158,4 @@ def _group_frames(upstream: StageFolder, videos: Sequence[VideoRow]) -> list[Vid
     missing = [video_id for video_id in ids if video_id not in by_video]
     if missing:
         raise ManifestError(f"{upstream.manifest_path} lacks the frames of {missing[0]}; run extract-frames again")
-    return [VideoFrames(video_id, tuple(by_video[video_id])) for video_id in ids]
-
-
-def _outcome(video: VideoRow, folder: StageFolder, failures: dict[str, Exception]) -> VideoRow:
-    """What became of the video here; what failed before stays failed."""
-    if video.status != "ok":
-        return replace(video, rows=0)
-    outcome = with_outcome(video, folder, failures)
-    return replace(outcome, error=outcome.error or video.error)
+    return {video_id: VideoFrames(video_id, tuple(by_video[video_id])) for video_id in ids}

@@ -4,85 +4,69 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 
 from pipelines.config import ExtractConfig, RunOptions, settings_of
 from pipelines.errors import ConfigError
-from pipelines.records import FINISHED, FrameRow, VideoRow
+from pipelines.records import FrameRow, VideoRow
 from pipelines.system.atomic_files import make_folder
 from pipelines.system.image_files import write_image
 from pipelines.system.progress import ProgressCallback, ignore_progress
 from pipelines.system.resources import usable_cores
-from pipelines.workspace.folder import StageFolder, open_stage
+from pipelines.workspace.folder import StageFolder
 from pipelines.workspace.inputs import DigestCache, describe_inputs, find_inputs
-from pipelines.workspace.items import ItemResult
-from pipelines.workspace.lock import hold_stage
+from pipelines.workspace.items import ItemResult, StageWork
 from pipelines.workspace.manifest import Provenance
-from pipelines.workspace.run_loop import StageRun, StageSummary, with_outcome
-from pipelines.workspace.shards import refuse_overwrite, select_videos, write_shard
+from pipelines.workspace.run_loop import StageSummary, enter_stage, run_stage
 
 STAGE = "extract-frames"
 ROW_FORMAT = 1
 
 
 def extract_frames(
-    inputs: Sequence[str | Path] | None,
-    workspace: Path | str,
+    inputs: str | Path | Sequence[str | Path] | None,
+    workspace: str | Path,
     config: ExtractConfig | None = None,
     options: RunOptions | None = None,
     *,
-    labels: Path | None = None,
+    labels: str | Path | None = None,
     splits: Sequence[str] = (),
     on_progress: ProgressCallback = ignore_progress,
 ) -> StageSummary:
-    """Write the frames of all inputs and the stage's manifest; with a shard its slice only, and what `merge` needs.
+    """Write the frames of all inputs and the stage's manifests; with a shard, the frames of its slice only.
 
     Args:
-        inputs: files, folders (searched recursively), `.txt` lists or videos manifests; None means the videos that
-            `index` has listed in this workspace.
-        labels: CSV `video,label[,split,original,identity,…]`; without it, folders named `real` and `fake` label what
-            they hold.
-        splits: of a videos manifest, take only these.
+        inputs: a file, a folder (searched recursively), a `.txt` list or a videos manifest, or several of them; None means
+            the videos that `index` has listed in this workspace.
+        labels: CSV `video,label[,split,original,identity,…]`; without it, folders named `real` and `fake` label the
+            videos in them.
+        splits: take only these splits of a videos manifest.
 
     Raises:
         ConfigError: no inputs, wrong labels, or a workspace made with other settings.
         StorageError: the manifest could not be written.
     """
-    config, options = config or ExtractConfig(), options or RunOptions()
-    refuse_overwrite(options, Path(workspace) / STAGE)
-    index = Path(workspace) / "index"
-    found = find_inputs([_listed_in(index)] if inputs is None else inputs, workspace=Path(workspace), splits=splits)
-    provenance = Provenance(STAGE, ROW_FORMAT, settings_of(config))
+    config, options, workspace = config or ExtractConfig(), options or RunOptions(), Path(workspace)
+    index = workspace / "index"
+    found = find_inputs(_listed_in(index) if inputs is None else inputs, workspace=workspace, splits=splits)
     if options.overwrite:  # wrong inputs and labels are refused before anything is discarded
         videos = describe_inputs(found.files, labels=labels)
-    with hold_stage(workspace, STAGE, options.shard):
-        folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite)
+    with enter_stage(workspace, Provenance(STAGE, ROW_FORMAT, settings_of(config)), options) as folder:
         if not options.overwrite:
             digests = DigestCache(folder.root / "digests.jsonl", verify=options.verify, also=index / "digests.jsonl")
             videos = describe_inputs(found.files, labels=labels, digest_of=digests.digest_of)
-        own = select_videos(videos, options.shard)
-        readable = {video.video_id: video for video in own if video.status == "ok"}
-        run = StageRun[VideoRow](
+        work = StageWork[VideoRow](
             folder=folder,
-            provenance=provenance,
+            provenance=Provenance(STAGE, ROW_FORMAT, settings_of(config)),
             row_type=FrameRow,
             process=partial(_extract, folder=folder, config=config),
-            id_of=attrgetter("video_id"),
-            options=options,
-            threads=options.workers or min(2, usable_cores()),
-            shard=options.shard,
-            on_progress=on_progress,
         )
-        skipped = sum(run.is_finished(video_id) for video_id in readable)
-        failures = run.run(list(readable.values()))
-        rows = [with_outcome(video, folder, failures) if video.status == "ok" else video for video in own]
-        if options.shard:
-            write_shard(folder, provenance, options.shard, rows, videos)
-        else:
-            run.finish(rows, [row.video_id for row in rows if row.status in FINISHED])
-        return StageSummary(STAGE, folder.root, rows, skipped, found.num_ignored, options.shard)
+        by_id = {video.video_id: video for video in videos if video.status == "ok"}
+        threads = options.workers or min(2, usable_cores())
+        summary = run_stage(work, videos, by_id, options, threads=threads, on_progress=on_progress)
+        return replace(summary, num_ignored=found.num_ignored)
 
 
 def _listed_in(index: Path) -> Path:

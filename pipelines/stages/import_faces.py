@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from operator import attrgetter
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,11 +38,10 @@ from pipelines.records import FaceRow, VideoRow
 from pipelines.system.atomic_files import make_folder
 from pipelines.system.image_files import decode_image, write_image
 from pipelines.system.progress import ProgressCallback, ignore_progress
-from pipelines.workspace.folder import StageFolder, open_stage
-from pipelines.workspace.items import ItemResult
-from pipelines.workspace.lock import hold_stage
+from pipelines.workspace.folder import StageFolder
+from pipelines.workspace.items import ItemResult, StageWork
 from pipelines.workspace.manifest import Provenance, read_note, read_table
-from pipelines.workspace.run_loop import StageRun, StageSummary
+from pipelines.workspace.run_loop import StageSummary, enter_stage, run_items, write_manifests
 
 if TYPE_CHECKING:
     from pipelines.faces.detector import FaceDetector, Faces
@@ -62,8 +61,8 @@ UNFOUND_CENTER_PX = (188, 216)
 
 
 def import_faces(
-    source: Path | str,
-    workspace: Path | str,
+    source: str | Path,
+    workspace: str | Path,
     config: ImportConfig | None = None,
     options: RunOptions | None = None,
     *,
@@ -90,36 +89,31 @@ def import_faces(
         detector_sha256=detector.sha256 if detector else "",
     )
     provenance = Provenance(STAGE, ROW_FORMAT, settings)
-    with hold_stage(workspace, STANDS_FOR):
-        folder = open_stage(Path(workspace), provenance, overwrite=options.overwrite, folder_name=STANDS_FOR)
-        readable = {video.row.video_id: video for video in videos if video.row.status == "ok"}
+    with enter_stage(workspace, provenance, options, folder_name=STANDS_FOR) as folder:
         importer = _Importer(folder, config, options)
-        run = StageRun[FaceBatch](
-            folder=folder,
-            provenance=provenance,
-            row_type=FaceRow,
-            process=importer.process,
-            id_of=attrgetter("part_id"),
-            prepare=importer.prepare,
-            unit="part",
-            options=options,
-            on_progress=on_progress,
-        )
-        batches = split_where_begun(make_batches(readable.values()), run.is_finished)
-        finished_before = sum(len(batch.videos) for batch in batches if run.is_finished(batch.part_id))
-        failures = run.run(batches)
+        work = StageWork[FaceBatch](folder, provenance, FaceRow, importer.process, importer.prepare)
+        is_finished = cache(work.is_finished)
+
+        def run(batches: Sequence[FaceBatch]) -> dict[str, Exception]:
+            todo = {batch.part_id: batch for batch in batches if not is_finished(batch.part_id)}
+            done = len(batches) - len(todo)
+            return run_items(work, todo, options, done=done, unit="part", on_progress=on_progress)
+
+        readable = {video.row.video_id: video for video in videos if video.row.status == "ok"}
+        batches = split_where_begun(make_batches(readable.values()), is_finished)
+        skipped = sum(len(batch.videos) for batch in batches if is_finished(batch.part_id))
+        failures = run(batches)
         broken = [part for part, failure in failures.items() if isinstance(failure, InputError)]
-        if broken:  # whatever broke it, a crash or one strange video, must not cost the others
+        if broken:  # one video that breaks a part must not take the part's other videos with it
             for part in broken:
                 shutil.rmtree(folder.root / "crops" / part, ignore_errors=True)
-            parts = split_batches(batches, broken)
             tried = {batch.part_id for batch in batches}
-            failures |= run.run([batch for batch in parts if batch.part_id not in tried])
-            batches = parts
+            batches = split_batches(batches, broken)
+            failures |= run([batch for batch in batches if batch.part_id not in tried])
         outcomes = {row.video_id: row for batch in batches for row in _outcomes(batch, folder, failures)}
         rows = [_with_outcome_of(video.row, outcomes) if video.row.status == "ok" else video.row for video in videos]
-        run.finish(rows, [batch.part_id for batch in batches if batch.part_id not in failures])
-        return StageSummary(STANDS_FOR, folder.root, rows, finished_before)
+        write_manifests(work, rows, [batch.part_id for batch in batches if batch.part_id not in failures])
+        return StageSummary(STANDS_FOR, folder.root, rows, skipped)
 
 
 class _Importer:

@@ -7,18 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.config import Shard
-from pipelines.errors import ConfigError, ManifestError
-from pipelines.records import FINISHED, FaceRow, FrameRow, ScoreRow
+from pipelines.errors import ConfigError
+from pipelines.records import FINISHED, ScoreRow
 from pipelines.scoring.score_files import Journal, check_score_path, finished_scores, read_scores, write_scores
 from pipelines.scoring.settings import DIGITS
 from pipelines.scoring.shard_sidecar import ScoreNote, read_note, remove_note
-from pipelines.workspace.folder import StageFolder
-from pipelines.workspace.lock import hold_stage
-from pipelines.workspace.run_loop import StageSummary, write_manifests
-from pipelines.workspace.shards import StageShard, command_for, join_rows, name_missing, read_all_shards
-
-ROW_TYPES = {"extract-frames": FrameRow, "detect-faces": FaceRow}
-"""Stages that can be run in shards."""
+from pipelines.workspace.shards import join_rows, name_missing
 
 
 @dataclass(frozen=True)
@@ -30,35 +24,6 @@ class MergedScores:
     @property
     def failures(self) -> list[ScoreRow]:
         return [row for row in self.rows if row.status not in FINISHED]
-
-
-def merge_stage(workspace: Path | str, stage: str) -> StageSummary:
-    """Write `videos.parquet` and the manifest of a stage whose shards are all there.
-
-    They are those of a run without shards. Nothing is written before everything was checked.
-
-    Args:
-        stage: `extract-frames` or `detect-faces`.
-
-    Raises:
-        ConfigError: a stage that has no shards.
-        ManifestError: shards or their parts are missing, or were made with different settings or of different inputs;
-            the message names the command that makes them.
-    """
-    if stage not in ROW_TYPES:
-        raise ConfigError(f"stage must be one of {', '.join(ROW_TYPES)}, got {stage}")
-    folder = StageFolder(Path(workspace) / stage)
-    if not folder.root.is_dir():
-        read_all_shards(folder)  # says what is missing: nothing is made in a workspace that has none
-    with hold_stage(workspace, stage):
-        shards = read_all_shards(folder)
-        _check_settings(folder, shards)
-        rows = join_rows([(shard.share, shard.rows) for shard in shards])
-        for shard in shards:
-            _check_parts(folder, shard)
-        finished = [row.video_id for row in rows if row.status in FINISHED]
-        write_manifests(folder, shards[0].provenance, ROW_TYPES[stage], rows, finished)
-        return StageSummary(stage, folder.root, rows, skipped=0)
 
 
 def merge_scores(
@@ -92,28 +57,6 @@ def merge_scores(
     write_scores(output, rows, excel_safe=excel_safe, record=notes[0].record)
     remove_note(output)
     return MergedScores(rows)
-
-
-def _check_settings(folder: StageFolder, shards: Sequence[StageShard]) -> None:
-    first = shards[0]
-    for shard in shards:
-        changes = shard.provenance.changes_from(first.provenance)
-        if changes:
-            raise ManifestError(
-                f"shard {shard.share.shard} of {folder.root} was made with other settings than {first.share.shard}: "
-                f"{'; '.join(changes)}; make all with the same"
-            )
-
-
-def _check_parts(folder: StageFolder, shard: StageShard) -> None:
-    """Refuse a shard whose parts were lost, on the way from another server for example."""
-    finished = dict.fromkeys(row.video_id for row in shard.rows if row.status in FINISHED)
-    lost = [video_id for video_id in finished if not folder.has_part(video_id, shard.provenance)]
-    if lost:
-        raise ManifestError(
-            f"{folder.parts_folder} lacks {len(lost)} of the {len(finished)} parts of shard {shard.share.shard} "
-            f"({lost[0]}.parquet, …); copy them too, or run: {command_for(folder, shard.share.shard)}"
-        )
 
 
 def _check_shards(files: Sequence[Path], notes: Sequence[ScoreNote]) -> None:

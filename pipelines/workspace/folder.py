@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.config import Shard
 from pipelines.errors import ConfigError, ManifestError, SettingsChangedError
 from pipelines.records import VideoRow, table_to_rows
 from pipelines.system.atomic_files import make_folder, remove_for_good, storage_error, sync_folder
@@ -48,14 +47,6 @@ class StageFolder:
             return read_provenance(path) == provenance
         except ManifestError:
             return False
-
-    @property
-    def shards_folder(self) -> Path:
-        return self.root / "shards"
-
-    def shard_path(self, shard: Shard) -> Path:
-        """What a sharded run leaves for `merge`."""
-        return self.shards_folder / f"{shard.index}-of-{shard.count}.parquet"
 
     def read_videos(self) -> list[VideoRow]:
         return table_to_rows(read_table(self.videos_path, VideoRow), VideoRow)
@@ -103,10 +94,9 @@ def _discard(folder: StageFolder) -> None:
     The folder itself may be a link to another place; links in it are removed, and not followed.
     """
     remove_for_good(folder.manifest_path)
-    for inner in (folder.shards_folder, folder.parts_folder):
-        if inner.is_dir():
-            _remove(inner)
-            sync_folder(folder.root)
+    if folder.parts_folder.is_dir():
+        _remove(folder.parts_folder)
+        sync_folder(folder.root)
     remove_for_good(folder.videos_path)
     if folder.root.is_dir():
         for entry in folder.root.iterdir():
@@ -130,10 +120,6 @@ def open_upstream(workspace: Path, stage: str) -> tuple[StageFolder, Provenance]
     if not workspace.is_dir():
         raise ManifestError(
             f"workspace {workspace} does not exist; make it with: deepfake extract-frames … -w {workspace}"
-        )
-    if not folder.manifest_path.is_file() and folder.shards_folder.is_dir():
-        raise ManifestError(
-            f"the shards of {stage} were not merged in {workspace}; run: deepfake merge -w {workspace} --stage {stage}"
         )
     if not folder.manifest_path.is_file():
         state = "was not finished" if folder.root.is_dir() else "has not been run"
@@ -169,9 +155,8 @@ ACCEPTED_MAKERS = {"import-faces": ("detect-faces",)}
 
 
 def _earlier_provenances(folder: StageFolder) -> Iterator[Provenance]:
-    """Of the stage's files if they are there, else of any whole part that an interrupted run or a shard has left."""
-    parts = [path for inner in (folder.parts_folder, folder.shards_folder) for path in sorted(inner.glob("*.parquet"))]
-    for path in (folder.manifest_path, folder.videos_path, *parts):
+    """That of the stage's manifests, else that of any intact part of an interrupted run or a shard."""
+    for path in (folder.manifest_path, folder.videos_path, *sorted(folder.parts_folder.glob("*.parquet"))):
         if not path.is_file():
             continue
         try:

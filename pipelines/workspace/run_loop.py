@@ -1,28 +1,27 @@
-"""The one run loop of the stages: resume, failures, parts, videos.parquet and the manifest, in this order.
+"""The run loop of the stages: resume, failures, parts, videos.parquet and the manifest, in this order.
 
-A finished item is a part with the run's provenance. A failed item leaves no part, only a row that says why, and is tried
+A finished item has a part with the run's provenance. A failed item leaves no part, only a row that says why, and is tried
 again by the next run. `manifest.parquet` is written last: if it exists, the stage is complete for its current inputs.
 """
 
 from __future__ import annotations
 
-import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import pyarrow as pa
 
 from pipelines.config import RunOptions, Shard
-from pipelines.errors import ManifestError, StorageError, UnreadableError, describe_failure
+from pipelines.errors import ConfigError, ManifestError, StorageError, UnreadableError, describe_failure
 from pipelines.records import FINISHED, VideoRow, rows_to_table, schema_of
 from pipelines.system.atomic_files import remove_for_good
 from pipelines.system.progress import Progress, ProgressCallback, ignore_progress
-from pipelines.workspace.folder import StageFolder
-from pipelines.workspace.items import ItemResult, ItemWork, nothing, work_on_all
+from pipelines.workspace.folder import StageFolder, open_stage
+from pipelines.workspace.items import Item, StageWork, work_on_all
+from pipelines.workspace.lock import hold_stage
 from pipelines.workspace.manifest import (
     Provenance,
     digest_json,
@@ -33,24 +32,22 @@ from pipelines.workspace.manifest import (
     read_table,
     write_table,
 )
-
-log = logging.getLogger(__name__)
-Item = TypeVar("Item")
+from pipelines.workspace.shards import select_videos
 
 
 @dataclass(frozen=True)
 class StageSummary:
-    """What a run of a stage ended with."""
+    """The result of running a stage."""
 
     stage: str
     folder: Path
     videos: list[VideoRow]
     skipped: int
-    """Items that were finished before this run."""
+    """Items finished by earlier runs."""
     num_ignored: int = 0
-    """Files in the named folders that are neither video nor image."""
+    """Files in the named folders that are neither video nor image, or hidden."""
     shard: Shard | None = None
-    """The slice that `videos` are, of a stage that `merge` has yet to finish."""
+    """The slice of all inputs in `videos`; the manifests are left to a run without a shard."""
 
     @property
     def rows(self) -> int:
@@ -61,82 +58,96 @@ class StageSummary:
         return [video for video in self.videos if video.status not in FINISHED]
 
 
-@dataclass
-class StageRun(Generic[Item]):
-    """One run over items; `process`, `id_of` and `prepare` as in `ItemWork`."""
+@contextmanager
+def enter_stage(
+    workspace: str | Path, provenance: Provenance, options: RunOptions, *, folder_name: str | None = None
+) -> Iterator[StageFolder]:
+    """The stage's folder, locked against other runs and emptied for `overwrite`.
 
-    folder: StageFolder
-    provenance: Provenance
-    row_type: type
-    process: Callable[[Item], ItemResult]
-    id_of: Callable[[Item], str]
-    prepare: Callable[[], object] = nothing
-    unit: str = "video"
-    options: RunOptions = field(default_factory=RunOptions)
-    threads: int = 1
-    """Items at once, where they are not worked on in processes of their own."""
-    shard: Shard | None = None
-    """Of the stage that the items are a slice of."""
-    on_progress: ProgressCallback = ignore_progress
-    _finished: set[str] = field(default_factory=set)
-    """Items whose parts were looked at."""
-
-    def run(self, items: Sequence[Item]) -> dict[str, Exception]:
-        """Process what is not finished yet.
-
-        Returns:
-            The failures of this run, by item id. Finished items are their parts.
-        """
-        todo = [item for item in items if not self.is_finished(self.id_of(item))]
-        done = len(items) - len(todo)
-        self.on_progress(Progress(self.provenance.stage, done, len(items), self.unit))
-        if todo:
-            self._take_back_manifests()
-        failures: dict[str, Exception] = {}
-        work = ItemWork[Item](
-            self.folder.parts_folder, self.provenance, self.row_type, self.process, self.id_of, self.prepare
+    Raises:
+        ConfigError: another run is working on the stage, or one shard would overwrite the others' work.
+        SettingsChangedError: the folder was made with other settings.
+    """
+    workspace, stage = Path(workspace), folder_name or provenance.stage
+    if options.shard and options.overwrite:
+        raise ConfigError(
+            "--overwrite with --shard would discard what the other shards have made; "
+            f"remove {workspace / stage} once, then run every shard without it"
         )
-        for item, failure in work_on_all(work, todo, self.options, self.threads):
-            done += 1
-            if failure is not None:
-                failures[self.id_of(item)] = failure
-            self.on_progress(Progress(self.provenance.stage, done, len(items), self.unit))
-        return failures
-
-    def _take_back_manifests(self) -> None:
-        """Take back what says that the stage is complete, before an item is made again."""
-        remove_for_good(self.folder.manifest_path)
-        if self.shard:
-            remove_for_good(self.folder.shard_path(self.shard))
-
-    def is_finished(self, item_id: str) -> bool:
-        if item_id not in self._finished and self.folder.has_part(item_id, self.provenance):
-            self._finished.add(item_id)
-        return item_id in self._finished
-
-    def finish(self, videos: Sequence[VideoRow], item_ids: Iterable[str]) -> None:
-        """Write the two manifests. What shards have left is out of date then: this run had all items."""
-        write_manifests(self.folder, self.provenance, self.row_type, videos, item_ids)
-        shutil.rmtree(self.folder.shards_folder, ignore_errors=True)
+    with hold_stage(workspace, stage, options.shard):
+        yield open_stage(workspace, provenance, overwrite=options.overwrite, folder_name=folder_name)
 
 
-def write_manifests(
-    folder: StageFolder,
-    provenance: Provenance,
-    row_type: type,
+def run_stage(
+    work: StageWork[Item],
     videos: Sequence[VideoRow],
-    item_ids: Iterable[str],
-) -> None:
+    items: Mapping[str, Item],
+    options: RunOptions,
+    *,
+    threads: int = 1,
+    on_progress: ProgressCallback = ignore_progress,
+) -> StageSummary:
+    """Process a stage whose items are its readable videos, and write its manifests; a shard writes parts only.
+
+    Args:
+        videos: all inputs, those of other shards too.
+        items: by `video_id`, at least those of the shard's readable videos.
+        threads: items processed at once if there are no worker processes.
+    """
+    own = select_videos(videos, options.shard)
+    ids = dict.fromkeys(video.video_id for video in own if video.status == "ok")
+    todo = {video_id: items[video_id] for video_id in ids if not work.is_finished(video_id)}
+    skipped = len(ids) - len(todo)
+    failures = run_items(work, todo, options, threads=threads, done=skipped, on_progress=on_progress)
+    rows = [_row_after(video, work.folder, failures) for video in own]
+    if not options.shard:
+        write_manifests(work, rows, [row.video_id for row in rows if row.status in FINISHED])
+    return StageSummary(work.provenance.stage, work.folder.root, rows, skipped, shard=options.shard)
+
+
+def run_items(
+    work: StageWork[Item],
+    items: Mapping[str, Item],
+    options: RunOptions,
+    *,
+    threads: int = 1,
+    done: int = 0,
+    unit: str = "video",
+    on_progress: ProgressCallback = ignore_progress,
+) -> dict[str, Exception]:
+    """Process items by id, each into its part.
+
+    Args:
+        done: items finished before, counted by the progress.
+
+    Returns:
+        The failures, by item id.
+    """
+    stage, total = work.provenance.stage, done + len(items)
+    on_progress(Progress(stage, done, total, unit))
+    if items:  # the stage is no longer complete
+        remove_for_good(work.folder.manifest_path)
+    failures: dict[str, Exception] = {}
+    for item_id, failure in work_on_all(work, list(items.items()), options, threads):
+        done += 1
+        if failure is not None:
+            failures[item_id] = failure
+        on_progress(Progress(stage, done, total, unit))
+    return failures
+
+
+def write_manifests(work: StageWork[Item], videos: Sequence[VideoRow], item_ids: Iterable[str]) -> None:
     """Write `videos.parquet`, then the manifest: the parts of `item_ids`, each once, in that order.
 
-    A manifest that is there is of the same parts or out of date; reading thousands of parts again takes a while.
+    A manifest of the same parts is kept, for reading thousands of parts again takes a while.
     """
+    folder, provenance = work.folder, work.provenance
     parts = list(dict.fromkeys(item_ids))
     digest = digest_json(parts)
     merged = None
     if not _is_manifest_of(folder.manifest_path, provenance, digest):
-        merged = merge_parts([folder.part_path(part) for part in parts], row_type)
-        remove_for_good(folder.manifest_path)  # that of other parts must not stand beside the new videos
+        merged = _merge_parts([folder.part_path(part) for part in parts], work.row_type)
+        remove_for_good(folder.manifest_path)  # a manifest of other parts must not accompany the new videos
     write_table(rows_to_table(videos, VideoRow), folder.videos_path, provenance)
     if merged is not None:
         write_table(merged, folder.manifest_path, provenance, notes={"parts": digest})
@@ -146,17 +157,18 @@ def write_manifests(
 
 
 def _check_still_there(path: Path) -> None:
-    """Folders vanish, with the disk that they are on, and another one stands in their place."""
+    """A disk may be unmounted during a run, and its mount point take its place."""
     if not path.is_file():
-        raise StorageError(f"{path} was there and has gone; bring the folder or its disk back, then run again")
+        raise StorageError(f"{path} has disappeared; bring the folder or its disk back, then run again")
 
 
 def _remove_left_overs(folder: StageFolder) -> None:
-    """What a run that was killed had in work, also of items that no later run was given."""
+    """Remove temporary files of killed runs, and files that older versions wrote for each shard."""
     for path in (*folder.root.glob(".*.tmp"), *folder.root.glob("*/.*.tmp")):
         shutil.rmtree(path, ignore_errors=True)
         with suppress(StorageError):  # the stage is finished all the same
             remove_for_good(path)
+    shutil.rmtree(folder.root / "shards", ignore_errors=True)
 
 
 def _is_manifest_of(path: Path, provenance: Provenance, digest: str) -> bool:
@@ -169,14 +181,15 @@ def _is_manifest_of(path: Path, provenance: Provenance, digest: str) -> bool:
         return False
 
 
-def merge_parts(paths: Sequence[Path], row_type: type) -> pa.Table:
-    """One table of all parts, in the given order."""
+def _merge_parts(paths: Sequence[Path], row_type: type) -> pa.Table:
     tables = [read_table(path, row_type).replace_schema_metadata(None) for path in paths]
     return pa.concat_tables(tables) if tables else schema_of(row_type).empty_table()
 
 
-def with_outcome(video: VideoRow, folder: StageFolder, failures: Mapping[str, Exception]) -> VideoRow:
-    """The video's row with what became of it: its part's status and number of rows, or its failure."""
+def _row_after(video: VideoRow, folder: StageFolder, failures: Mapping[str, Exception]) -> VideoRow:
+    """The video's row with the status, note and number of rows of its part, or with its failure."""
+    if video.status != "ok":
+        return replace(video, rows=0)
     failure = failures.get(video.video_id)
     if failure is not None:
         status = "unreadable" if isinstance(failure, UnreadableError) else "failed"
@@ -184,4 +197,6 @@ def with_outcome(video: VideoRow, folder: StageFolder, failures: Mapping[str, Ex
     path = folder.part_path(video.video_id)
     _check_still_there(path)
     rows, notes = read_num_rows(path)
-    return replace(video, status=note_in(notes, "status") or "ok", error=note_in(notes, "note"), rows=rows)
+    return replace(
+        video, status=note_in(notes, "status") or "ok", error=note_in(notes, "note") or video.error, rows=rows
+    )

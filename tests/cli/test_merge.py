@@ -34,27 +34,18 @@ def _arguments(stage: str, inputs: Path, work: Path, detector_file: Path) -> tup
     }[stage]
 
 
-def test_stages_in_three_shards_with_one_lost(
+def test_a_run_without_a_shard_completes_a_stage_of_which_one_shard_of_three_is_lost(
     deepfake: Deepfake, inputs: Path, work: Path, detector_file: Path, tmp_path: Path
 ) -> None:
     for stage, noun in zip(STAGES, ("6 frames", "0 faces"), strict=True):
         arguments = _arguments(stage, inputs, work, detector_file)
-        merge = ("merge", "-w", work, "--stage", stage)
         for shard in ("1/3", "3/3"):
             result = deepfake(*arguments, "--shard", shard)
             assert result.exit_code == 0 and result.stdout.startswith(f"{stage} {shard}: ")
-        lost = deepfake(*merge)
-        assert (lost.exit_code, lost.stdout) == (2, "")
-        assert lost.stderr == (
-            f"error: {work / stage} can not be merged: of 3 shards it lacks 2/3; "
-            f"run: deepfake {stage} … -w {work} --shard 2/3\n"
-        )
         assert not (work / stage / "videos.parquet").exists()
-        assert deepfake(*arguments, "--shard", "2/3").exit_code == 0
-        merged = deepfake(*merge)
+        merged = deepfake(*arguments)
         assert merged.exit_code == 0
         assert merged.stdout.startswith(f"{stage}: 6 videos (6 ") and f"), {noun} in {work / stage}" in merged.stdout
-        assert deepfake(*merge, "-q").stdout == ""
         assert deepfake(*_arguments(stage, inputs, tmp_path / "whole", detector_file)).exit_code == 0
         assert stage_content(work / stage) == stage_content(tmp_path / "whole" / stage)
 
@@ -88,8 +79,8 @@ def test_what_failed_in_a_shard_ends_with_3_after_the_merge_too(
         extracted.append(deepfake("extract-frames", inputs, "-w", work, *shard).exit_code)
         scored.append(deepfake("predict", inputs, "--checkpoint", checkpoint, "-o", path, *shard).exit_code)
     assert sorted(extracted) == sorted(scored) == [0, 3]
-    for arguments in (("-w", work, "--stage", "extract-frames"), (*files, "-o", tmp_path / "scores.csv")):
-        merged = deepfake("merge", *arguments)
+    for arguments in (("extract-frames", inputs, "-w", work), ("merge", *files, "-o", tmp_path / "scores.csv")):
+        merged = deepfake(*arguments)
         assert merged.exit_code == 3
         assert "zero.png" in merged.stderr and "is empty (0 bytes); copy it again from its source" in merged.stderr
 
@@ -109,28 +100,9 @@ def test_a_wrong_shard_ends_with_2(deepfake: Deepfake, work: Path, command: str,
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["-w", "work"],
-        ["--stage", "extract-frames"],
-        ["a.csv"],
-        ["-o", "scores.csv"],
-        ["a.csv", "-w", "work", "--stage", "extract-frames"],
-        ["-w", "work", "--stage", "extract-frames", "-o", "scores.csv"],
-        ["-w", "work", "--stage", "extract-frames", "--overwrite"],
-        ["a.csv", "-o", "scores.csv", "-w", "work"],
-        ["a.csv", "-o", "scores.csv", "--stage", "detect-faces"],
-    ],
+    ("arguments", "missing"),
+    [([], "SCORES"), (["a.csv"], "--output"), (["-o", "scores.csv"], "SCORES")],
 )
-def test_a_merge_is_of_a_stage_or_of_scores(deepfake: Deepfake, arguments: list[str]) -> None:
+def test_a_merge_needs_scores_and_an_output(deepfake: Deepfake, arguments: list[str], missing: str) -> None:
     result = deepfake("merge", *arguments)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert (
-        "error: pass either --workspace with --stage, or the score files of all shards with --output" in result.stderr
-    )
-
-
-def test_a_stage_that_has_no_shards_is_no_choice(deepfake: Deepfake) -> None:
-    result = deepfake("merge", "-w", "work", "--stage", "train")
-    assert (result.exit_code, result.stdout) == (2, "") and "extract-frames" in result.stderr
+    assert (result.exit_code, result.stdout) == (2, "") and "Missing" in result.stderr and missing in result.stderr

@@ -99,8 +99,8 @@ def make_commands(sources: Sources) -> dict[str, Command]:
     """By name."""
     extract = ("--frames", 2, "--workers", 1)
     train = (
-        "--backbone", "mobilenetv2_imagenet", "--attentions", 2, "--input-size", 32, "--epochs", 2, "--backbone-epochs", 1,
-        "--batch-size", 4, "--ema", 0.5,
+        "--backbone", "mobilenetv2_imagenet", "--set", "num_attentions=2", "--input-size", 32, "--epochs", 2,
+        "--set", "backbone_epochs=1", "--batch-size", 4, "--set", "ema_decay=0.5",
     )  # fmt: skip
 
     def scores_of(*options: object) -> Callable[[Path], Arguments]:
@@ -144,9 +144,7 @@ def make_commands(sources: Sources) -> dict[str, Command]:
             lambda folder: file_contents(folder / "work" / "extract-frames", ".parquet", ".png"),
             finished_items=lambda folder: _whole_parts(folder / "work" / "extract-frames"),
         ),
-        "merge": _stage(
-            "extract-frames", lambda folder: ("merge", "-w", folder / "work", "--stage", "extract-frames"), shards
-        ),
+        "extract-frames after its shards": _stage("extract-frames", extracts(), shards),
         "detect-faces": _stage(
             "detect-faces",
             lambda folder: ("detect-faces", "-w", folder / "work", "--detector", sources.detector),

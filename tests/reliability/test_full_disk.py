@@ -16,13 +16,21 @@ from tests.reliability.trials import Undisturbed
 from tests.reliability.watch import AWAY, Disaster
 from tests.support import temporary_files
 
+pytestmark = pytest.mark.slow
 CAUSE_AND_REMEDY: dict[Disaster, str] = {
     "full disk": r"no space left to write .*; free some space or choose another folder, then run again",
     "read-only": r"no permission to write .*; make the folder writable or choose another",
     "vanished": r"(could not write .*; check the disk|was there and has gone; bring the folder or its disk back), then run again"
     r"|is missing or damaged; make the stage again",
 }
-NAMES = ("extract-frames", "extract-frames --shard", "merge", "detect-faces", "import-faces", "predict")
+NAMES = (
+    "extract-frames",
+    "extract-frames --shard",
+    "extract-frames after its shards",
+    "detect-faces",
+    "import-faces",
+    "predict",
+)
 MOMENTS = 1
 """Of each command and disaster."""
 

@@ -12,6 +12,7 @@ from tests.reliability.commands import Sources
 from tests.reliability.isolated import ISOLATED, IsolatedRun
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ISOLATED)
 def test_a_run_that_is_killed_takes_its_workers_and_locks_along_and_can_go_on(
     sources: Sources, processes: ForkServer, tmp_path: Path, name: str

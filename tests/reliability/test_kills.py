@@ -15,13 +15,14 @@ from tests.fork_server import ForkServer
 from tests.reliability.commands import Command
 from tests.reliability.trials import KILLED, Undisturbed, run_trial
 
+pytestmark = pytest.mark.slow
 TRIALS = {
     "index": 1,
     "extract-frames": 3,
     "extract-frames, once more with other videos": 2,
     "extract-frames --overwrite": 2,
     "extract-frames --shard": 1,
-    "merge": 1,
+    "extract-frames after its shards": 1,
     "detect-faces": 1,
     "import-faces": 1,
     "train": 1,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import ExtractConfig, RunOptions, Shard, extract_frames, merge_stage
+from pipelines import ExtractConfig, RunOptions, Shard, extract_frames
 from tests.support import temporary_files
 from tests.synthetic import write_video
 
@@ -32,10 +32,10 @@ def test_a_finished_run_leaves_nothing_that_was_in_work(work: Path) -> None:
     assert len(list(work.rglob("*.png"))) == 2
 
 
-def test_a_shard_leaves_alone_what_others_have_in_work_until_all_are_merged(work: Path) -> None:
+def test_a_shard_leaves_alone_what_others_have_in_work_until_a_run_over_everything(work: Path) -> None:
     before = temporary_files(work)
     assert len(before) == 2
     extract_frames([work.parent / "a.mp4"], work, FRAMES, RunOptions(shard=Shard(1, 1)))
     assert temporary_files(work) == before
-    merge_stage(work, "extract-frames")
+    extract_frames([work.parent / "a.mp4"], work, FRAMES)
     assert temporary_files(work) == []

@@ -1,4 +1,4 @@
-"""Shards of a stage, merged, are what one run over everything leaves; a lost one is named and nothing is written."""
+"""A run over everything completes what shards left, with the files of a run without shards."""
 
 from __future__ import annotations
 
@@ -23,12 +23,10 @@ from pipelines import (
     evaluate,
     extract_frames,
     import_faces,
-    merge_stage,
     train,
 )
 from pipelines.errors import ConfigError, ManifestError, SettingsChangedError
 from pipelines.records import VideoRow
-from pipelines.system.progress import Progress
 from pipelines.workspace.manifest import read_table
 from pipelines.workspace.run_loop import StageSummary
 from tests.support import encode_png, file_contents, make_noise, stage_content, statuses, temporary_files
@@ -81,8 +79,8 @@ def _all_files(folder: Path) -> dict[str, bytes]:
     return file_contents(folder, ".parquet", ".png")
 
 
-def _without_shards(files: dict[str, bytes]) -> dict[str, bytes]:
-    return {name: content for name, content in files.items() if not name.startswith("shards/")}
+def _complete(inputs: Path, work: Path) -> StageSummary:
+    return extract_frames(_named(inputs), work, ONE)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("1/1", Shard(1, 1)), ("2/3", Shard(2, 3)), ("10/10", Shard(10, 10))])
@@ -119,15 +117,16 @@ def test_the_shard_of_a_video_depends_on_its_content_alone() -> None:
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-def test_three_shards_merged_are_one_run_over_everything_byte_for_byte(
+def test_three_shards_and_a_run_without_are_one_run_over_everything_byte_for_byte(
     inputs: Path, work: Path, tmp_path: Path, order: Sequence[int]
 ) -> None:
     summaries = _extract(inputs, work, *(THREE[place] for place in order))
     assert sorted(len(summary.videos) for summary in summaries) != [0, 0, 11]
     assert sum(len(summary.videos) for summary in summaries) == 11
-    merged = merge_stage(work, STAGE)
+    merged = _complete(inputs, work)
+    assert merged.skipped == 7
     expected = _undisturbed(inputs, tmp_path / "expected")
-    assert _without_shards(_all_files(work / STAGE)) == _all_files(expected)
+    assert _all_files(work / STAGE) == _all_files(expected)
     assert statuses(merged.failures) == dict.fromkeys(["broken.png", "lost.mp4", "missing.mp4"], "unreadable")
     assert temporary_files(work) == []
 
@@ -135,35 +134,34 @@ def test_three_shards_merged_are_one_run_over_everything_byte_for_byte(
 def test_shards_may_run_at_the_same_time(inputs: Path, work: Path, tmp_path: Path) -> None:
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda shard: _extract(inputs, work, shard), THREE))
-    merge_stage(work, STAGE)
+    _complete(inputs, work)
     expected = _undisturbed(inputs, tmp_path / "expected")
-    assert _without_shards(_all_files(work / STAGE)) == _all_files(expected)
+    assert _all_files(work / STAGE) == _all_files(expected)
 
 
 def test_shards_of_separate_workspaces_can_be_copied_into_one(inputs: Path, work: Path, tmp_path: Path) -> None:
     for shard in THREE:
         _extract(inputs, tmp_path / f"server{shard.index}", shard)
         shutil.copytree(tmp_path / f"server{shard.index}", work, dirs_exist_ok=True)
-    merge_stage(work, STAGE)
+    _complete(inputs, work)
     expected = _undisturbed(inputs, tmp_path / "expected")
-    assert _without_shards(_all_files(work / STAGE)) == _all_files(expected)
+    assert _all_files(work / STAGE) == _all_files(expected)
 
 
 def test_more_shards_than_videos_leave_some_without_work(inputs: Path, work: Path, tmp_path: Path) -> None:
     summaries = _extract(inputs, work, *(Shard(index, 40) for index in range(1, 41)))
     assert [] in [summary.videos for summary in summaries]
-    merge_stage(work, STAGE)
+    _complete(inputs, work)
     assert stage_content(work / STAGE) == stage_content(_undisturbed(inputs, tmp_path / "expected"))
 
 
-def test_a_shard_works_on_its_own_and_leaves_the_manifests_to_merge(inputs: Path, work: Path) -> None:
+def test_a_shard_writes_its_parts_and_no_manifest(inputs: Path, work: Path) -> None:
     (summary,) = _extract(inputs, work, THREE[1])
     assert summary.shard == THREE[1]
     ids = {video.video_id for video in summary.videos if video.status == "ok"}
     assert 0 < len(ids) < 7 and {path.stem for path in (work / STAGE / "parts").iterdir()} == ids
-    assert {path.name for path in (work / STAGE).iterdir()} == {"digests.jsonl", "frames", "parts", "shards"}
-    assert [path.name for path in (work / STAGE / "shards").iterdir()] == ["2-of-3.parquet"]
-    with pytest.raises(ManifestError, match=f"not merged in {work}; run: deepfake merge -w {work} --stage {STAGE}"):
+    assert {path.name for path in (work / STAGE).iterdir()} == {"digests.jsonl", "frames", "parts"}
+    with pytest.raises(ManifestError, match=f"{STAGE} was not finished in {work}; run: deepfake {STAGE} … -w {work}"):
         detect_faces(work)
 
 
@@ -176,59 +174,34 @@ def test_faces_found_in_shards_are_those_of_one_run(
     detect_faces(expected, config)
     summaries = [detect_faces(work, config, RunOptions(shard=shard)) for shard in THREE]
     assert max(len(summary.videos) for summary in summaries) < 11 and sum(summary.skipped for summary in summaries) == 0
-    merged = merge_stage(work, "detect-faces")
+    merged = detect_faces(work, config)
     assert Counter(statuses(merged.videos).values()) == {"ok": 2, "no_face": 6, "unreadable": 3}
-    assert _without_shards(_all_files(work / "detect-faces")) == _all_files(expected / "detect-faces")
+    assert _all_files(work / "detect-faces") == _all_files(expected / "detect-faces")
 
 
-def _truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:100])
-
-
-@pytest.mark.parametrize("lose", [Path.unlink, _truncate], ids=["lost", "damaged"])
-@pytest.mark.parametrize(
-    ("lost", "message"),
-    [
-        ((2,), "of 3 shards it lacks 2/3; run: deepfake extract-frames … -w WORK --shard 2/3$"),
-        ((1, 3), "of 3 shards it lacks 1/3, 3/3; run: deepfake extract-frames … -w WORK --shard 1/3, then with 3/3$"),
-        ((1, 2, 3), "has no shards; make each with: deepfake extract-frames … -w WORK --shard i/n$"),
-    ],
-)
-def test_a_lost_shard_is_named_with_its_command_and_nothing_is_written(
-    inputs: Path, work: Path, lose: Callable[[Path], None], lost: tuple[int, ...], message: str
+@pytest.mark.parametrize("lost", [(2,), (1, 3)])
+def test_a_run_over_everything_does_the_work_of_lost_shards(
+    inputs: Path, work: Path, tmp_path: Path, lost: tuple[int, ...]
 ) -> None:
-    _extract(inputs, work, *THREE)
-    for index in lost:
-        lose(work / STAGE / "shards" / f"{index}-of-3.parquet")
-    before = _all_files(work)
-    with pytest.raises(ManifestError, match=message.replace("WORK", str(work))):
-        merge_stage(work, STAGE)
-    assert _all_files(work) == before
-    for summary in _extract(inputs, work, *(THREE[index - 1] for index in lost)):
-        assert summary.skipped == len({video.video_id for video in summary.videos if video.status == "ok"})
-    assert len(merge_stage(work, STAGE).videos) == 11
+    _extract(inputs, work, *(shard for shard in THREE if shard.index not in lost))
+    assert 0 < _complete(inputs, work).skipped < 7
+    assert _all_files(work / STAGE) == _all_files(_undisturbed(inputs, tmp_path / "expected"))
 
 
-@pytest.mark.parametrize("workspace", ["work", "none"])
-def test_what_has_no_shards_can_not_be_merged(inputs: Path, work: Path, workspace: str) -> None:
-    _undisturbed(inputs, work)
-    finished = " and is finished without them" if workspace == "work" else ""
-    with pytest.raises(ManifestError, match=f"extract-frames has no shards{finished}; make each with"):
-        merge_stage(work.with_name(workspace), STAGE)
-    with pytest.raises(ConfigError, match="stage must be one of extract-frames, detect-faces, got train"):
-        merge_stage(work, "train")
-
-
-def test_a_part_that_was_lost_on_the_way_is_missed_and_made_again(inputs: Path, work: Path) -> None:
+def test_a_part_that_was_lost_on_the_way_is_made_again(inputs: Path, work: Path) -> None:
     summaries = _extract(inputs, work, *THREE)
     video = next(video for video in summaries[2].videos if video.status == "ok")
     part = work / STAGE / "parts" / f"{video.video_id}.parquet"
     part.unlink()
-    with pytest.raises(ManifestError, match=rf"lacks 1 of the \d parts of shard 3/3 \({video.video_id}.*--shard 3/3"):
-        merge_stage(work, STAGE)
-    assert not (work / STAGE / "videos.parquet").exists()
-    _extract(inputs, work, THREE[2])
-    assert len(merge_stage(work, STAGE).videos) == 11 and part.is_file()
+    assert _complete(inputs, work).skipped == 6 and part.is_file()
+
+
+def test_the_files_that_older_versions_wrote_for_each_shard_are_removed(inputs: Path, work: Path) -> None:
+    _extract(inputs, work, *THREE)
+    (work / STAGE / "shards").mkdir()
+    (work / STAGE / "shards" / "1-of-3.parquet").write_bytes(b"")
+    _complete(inputs, work)
+    assert not (work / STAGE / "shards").exists()
 
 
 def _add_a_video(inputs: Path) -> None:
@@ -241,68 +214,36 @@ def _label_a_video(inputs: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [_add_a_video, _label_a_video])
-def test_shards_of_different_inputs_are_refused_until_all_were_run_again(
+def test_inputs_that_changed_between_shards_count_as_the_last_run_finds_them(
     inputs: Path, work: Path, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     _extract(inputs, work, *THREE[:2])
     change(inputs)
-    (last,) = _extract(inputs, work, THREE[2])
-    with pytest.raises(ManifestError, match=r"shards 1/3 and 3/3 were given different inputs \(11 and 1\d videos"):
-        merge_stage(work, STAGE)
-    assert not (work / STAGE / "videos.parquet").exists()
-    _extract(inputs, work, *THREE[:2])
-    merge_stage(work, STAGE)
+    _extract(inputs, work, THREE[2])
+    _complete(inputs, work)
     assert stage_content(work / STAGE) == stage_content(_undisturbed(inputs, tmp_path / "expected"))
 
 
-def test_a_renamed_shard_does_not_stand_for_another(inputs: Path, work: Path) -> None:
-    _extract(inputs, work, *THREE[:2])
-    shards = work / STAGE / "shards"
-    shutil.copy(shards / "1-of-3.parquet", shards / "3-of-3.parquet")
-    with pytest.raises(ManifestError, match="do not hold every input once; was a file renamed"):
-        merge_stage(work, STAGE)
-
-
-def test_shards_of_other_settings_are_refused_by_name(inputs: Path, work: Path, tmp_path: Path) -> None:
+def test_shards_of_other_settings_are_refused_by_name(inputs: Path, work: Path) -> None:
     _extract(inputs, work, *THREE[:2])
     with pytest.raises(SettingsChangedError, match="frames was 1 and is now 2"):
         _extract(inputs, work, THREE[2], config=ExtractConfig(frames=2))
-    _extract(inputs, tmp_path / "other", THREE[2], config=ExtractConfig(frames=2))
-    shutil.copytree(tmp_path / "other", work, dirs_exist_ok=True)
-    with pytest.raises(ManifestError, match="3/3 of .* made with other settings than 1/3: frames was 1 and is now 2"):
-        merge_stage(work, STAGE)
 
 
-def test_a_stage_of_which_only_a_shards_file_is_left_still_knows_its_settings(work: Path, tmp_path: Path) -> None:
-    extract_frames([tmp_path / "none.mp4"], work, ONE, RunOptions(shard=Shard(1, 1)))
-    with pytest.raises(SettingsChangedError, match="frames was 1 and is now 2"):
-        extract_frames([tmp_path / "none.mp4"], work, ExtractConfig(frames=2))
-
-
-def test_another_number_of_shards_goes_on_with_what_was_finished(inputs: Path, work: Path, tmp_path: Path) -> None:
+def test_another_number_of_shards_resumes_what_was_finished(inputs: Path, work: Path, tmp_path: Path) -> None:
     _extract(inputs, work, THREE[0])
     (half,) = _extract(inputs, work, Shard(1, 2))
     assert half.skipped > 0
-    message = "of 2 shards it lacks 2/2; of 3 shards it lacks 2/3, 3/3; run: .* --shard 2/2$"
-    with pytest.raises(ManifestError, match=message):
-        merge_stage(work, STAGE)
     _extract(inputs, work, Shard(2, 2))
-    merge_stage(work, STAGE)
+    assert _complete(inputs, work).skipped == 7
     assert stage_content(work / STAGE) == stage_content(_undisturbed(inputs, tmp_path / "expected"))
-    _extract(inputs, work, *THREE[1:])
-    with pytest.raises(ManifestError, match=r"holds all shards of 2 and all of 3; remove .* such as \*-of-2.parquet"):
-        merge_stage(work, STAGE)
 
 
-def test_shards_after_a_run_without_change_nothing_and_such_a_run_takes_their_place(inputs: Path, work: Path) -> None:
+def test_shards_after_a_run_without_change_nothing(inputs: Path, work: Path) -> None:
     (inputs / "broken.png").unlink()  # it would be tried again, and take the manifest away
     content = stage_content(_undisturbed(inputs, work))
     assert sum(summary.skipped for summary in _extract(inputs, work, *THREE)) == 7
     assert stage_content(work / STAGE) == content
-    merge_stage(work, STAGE)
-    assert stage_content(work / STAGE) == content
-    _undisturbed(inputs, work)
-    assert not (work / STAGE / "shards").exists()
 
 
 def test_what_failed_in_a_shard_is_tried_again_by_it(inputs: Path, work: Path) -> None:
@@ -310,38 +251,31 @@ def test_what_failed_in_a_shard_is_tried_again_by_it(inputs: Path, work: Path) -
     write_video(inputs / "missing.mp4", num_frames=3, size=(64, 48))
     summaries = _extract(inputs, work, *THREE)
     assert sum(len(summary.failures) for summary in summaries) == 2
-    assert statuses(merge_stage(work, STAGE).videos)["missing.mp4"] == "ok"
+    assert statuses(_complete(inputs, work).videos)["missing.mp4"] == "ok"
 
 
-def test_a_shard_that_was_interrupted_counts_as_missing_until_it_is_finished(inputs: Path, work: Path) -> None:
-    def interrupt(event: Progress) -> None:
-        if event.done == 1:
-            raise KeyboardInterrupt
-
+def test_new_videos_in_a_shard_take_the_manifest_away_until_the_stage_is_complete_again(
+    inputs: Path, work: Path
+) -> None:
     _extract(inputs, work, *THREE)
-    shutil.rmtree(work / STAGE / "parts")
-    with pytest.raises(KeyboardInterrupt):
-        options = RunOptions(shard=THREE[0], workers=1)
-        extract_frames(_named(inputs), work, ONE, options, on_progress=interrupt)
-    with pytest.raises(ManifestError, match="it lacks 1/3; run"):
-        merge_stage(work, STAGE)
-
-
-def test_new_videos_take_the_manifest_away_until_the_next_merge(inputs: Path, work: Path) -> None:
-    _extract(inputs, work, *THREE)
-    merge_stage(work, STAGE)
+    _complete(inputs, work)
     _add_a_video(inputs)
     _extract(inputs, work, *THREE)
     assert not (work / STAGE / "manifest.parquet").exists()
-    merge_stage(work, STAGE)
+    _complete(inputs, work)
     assert read_table(work / STAGE / "videos.parquet").num_rows == 12
 
 
-@pytest.mark.parametrize("run", [lambda work, options: extract_frames(["a.mp4"], work, options=options), detect_faces])
-def test_one_shard_can_not_discard_the_work_of_the_others(work: Path, run: Callable[..., Any]) -> None:
-    options = RunOptions(shard=THREE[0], overwrite=True)
-    with pytest.raises(ConfigError, match=f"would discard what the other shards have made; remove {work}/.* once"):
-        run(work, options=options)
+def test_one_shard_cannot_discard_the_work_of_the_others(inputs: Path, work: Path, detector_file: Path) -> None:
+    _undisturbed(inputs, work)
+    options, before = RunOptions(shard=THREE[0], overwrite=True), _all_files(work)
+    for run in (
+        lambda: extract_frames(inputs, work, options=options),
+        lambda: detect_faces(work, DetectConfig(detector=str(detector_file)), options),
+    ):
+        with pytest.raises(ConfigError, match=f"would discard what the other shards have made; remove {work}/.* once"):
+            run()
+    assert _all_files(work) == before
 
 
 @pytest.mark.parametrize(

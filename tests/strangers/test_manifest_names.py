@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import RunOptions, extract_frames, merge_stage
+from pipelines import RunOptions, extract_frames
 from pipelines.config import ExtractConfig, Shard
 from pipelines.errors import ManifestError
 from pipelines.records import FaceRow, FrameRow, VideoRow, rows_to_table, table_to_rows
@@ -137,22 +137,17 @@ def test_a_link_that_stays_inside_and_a_stage_that_is_a_link_itself_are_taken(
     assert deepfake("predict", "--faces", work, "--checkpoint", checkpoint).exit_code == 0
 
 
-def test_a_shard_that_names_another_folder_is_not_merged(tmp_path: Path) -> None:
+def test_a_part_of_a_shard_that_names_another_folder_is_not_taken_over(tmp_path: Path) -> None:
     videos = [write_video(tmp_path / f"{n}.mp4", num_frames=3 + n, size=(64, 48)) for n in range(3)]
     work = tmp_path / "work"
     for index in (1, 2):
         extract_frames(videos, work, ExtractConfig(frames=1), RunOptions(shard=Shard(index, 2)))
     stage = work / "extract-frames"
-    shard = next(path for path in sorted((stage / "shards").iterdir()))
     part = next(iter(sorted((stage / "parts").iterdir())))
-    whole = part.read_bytes(), shard.read_bytes()
+    whole = part.read_bytes()
     change_cell(part, "path", "../../../outside.png")
     with pytest.raises(ManifestError, match="names '../../../outside.png' in row 1, which is not inside its folder"):
-        merge_stage(work, "extract-frames")
-    part.write_bytes(whole[0])
-    change_cell(shard, "video_id", "../../outside")
-    with pytest.raises(ManifestError, match="can not be merged: of 2 shards it lacks"):
-        merge_stage(work, "extract-frames")
+        extract_frames(videos, work, ExtractConfig(frames=1))
     assert not (stage / "manifest.parquet").exists() and not (stage / "videos.parquet").exists()
-    shard.write_bytes(whole[1])
-    assert len(merge_stage(work, "extract-frames").videos) == 3
+    part.write_bytes(whole)
+    assert len(extract_frames(videos, work, ExtractConfig(frames=1)).videos) == 3

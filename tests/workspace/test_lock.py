@@ -16,10 +16,9 @@ from pipelines import (
     Shard,
     extract_frames,
     import_faces,
-    merge_stage,
     predict,
 )
-from pipelines.errors import ConfigError, ManifestError
+from pipelines.errors import ConfigError
 from pipelines.scoring.score_files import Journal
 from pipelines.workspace.lock import hold_stage
 from tests.synthetic import write_video
@@ -60,8 +59,8 @@ def test_shards_run_side_by_side_each_once_and_nothing_else_beside_them(videos: 
                 run()
     _extract(videos, work, Shard(1, 2))()
     with hold_stage(work, "extract-frames", Shard(1, 2)), pytest.raises(ConfigError, match="another run"):
-        merge_stage(work, "extract-frames")
-    merge_stage(work, "extract-frames")
+        _extract(videos, work)()
+    _extract(videos, work)()
 
 
 def test_importing_faces_and_finding_them_keep_out_of_each_other_s_way(videos: Path, tmp_path: Path) -> None:
@@ -70,12 +69,6 @@ def test_importing_faces_and_finding_them_keep_out_of_each_other_s_way(videos: P
     (faces / "a.png").write_bytes(b"")
     with hold_stage(tmp_path / "work", "detect-faces"), pytest.raises(ConfigError, match="another run of detect-faces"):
         import_faces(faces.parent, tmp_path / "work")
-
-
-def test_merging_what_is_not_there_makes_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError):
-        merge_stage(tmp_path / "work", "extract-frames")
-    assert not (tmp_path / "work").exists()
 
 
 def test_a_lock_goes_with_the_process_that_held_it(videos: Path, tmp_path: Path) -> None:

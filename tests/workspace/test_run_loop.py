@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.config import RunOptions
 from pipelines.errors import (
     CheckpointError,
     InputError,
@@ -22,9 +23,9 @@ from pipelines.records import FrameRow, VideoRow, rows_to_table
 from pipelines.system.prefetch import read_ahead
 from pipelines.system.progress import Progress
 from pipelines.workspace.folder import StageFolder, open_stage, open_upstream
-from pipelines.workspace.items import ItemResult
+from pipelines.workspace.items import ItemResult, StageWork
 from pipelines.workspace.manifest import Provenance, read_provenance, read_table, write_table
-from pipelines.workspace.run_loop import StageRun, with_outcome
+from pipelines.workspace.run_loop import enter_stage, run_items, run_stage
 from tests.support import temporary_files
 
 PROVENANCE = Provenance("extract-frames", 1, {"frames": 32})
@@ -66,13 +67,13 @@ def _run(
     workers: int = 1,
     on_progress: Callable[[Progress], None] = lambda _event: None,
 ) -> tuple[StageFolder, list[VideoRow]]:
-    """What a stage does around the loop."""
-    folder = open_stage(workspace, provenance, overwrite=overwrite)
-    run = StageRun[str](folder, provenance, FrameRow, worker, str, threads=workers, on_progress=on_progress)
-    failures = run.run(items)
-    rows = [with_outcome(VideoRow(item, item * 4, item, f"{item}.mp4"), folder, failures) for item in items]
-    run.finish(rows, [row.video_id for row in rows if row.status == "ok"])
-    return folder, rows
+    """What a stage does."""
+    options, videos = RunOptions(overwrite=overwrite), [VideoRow(item, item * 4, item, f"{item}.mp4") for item in items]
+    with enter_stage(workspace, provenance, options) as folder:
+        work = StageWork[str](folder, provenance, FrameRow, worker)
+        by_id = {item: item for item in items}
+        summary = run_stage(work, videos, by_id, options, threads=workers, on_progress=on_progress)
+    return folder, summary.videos
 
 
 def _ids(folder: StageFolder) -> list[str]:
@@ -124,10 +125,8 @@ def test_the_manifest_is_that_of_the_current_items_and_parts_of_others_are_kept(
 
 
 def test_an_item_named_twice_stands_in_the_manifest_once(workspace: Path, worker: Worker) -> None:
-    folder = open_stage(workspace, PROVENANCE, overwrite=False)
-    run = StageRun[str](folder, PROVENANCE, FrameRow, worker, str)
-    run.run(["a"])
-    run.finish([], ["a", "a"])
+    folder, rows = _run(workspace, ["a", "a"], worker)
+    assert len(rows) == 2
     assert read_table(folder.manifest_path).num_rows == 2
 
 
@@ -169,7 +168,7 @@ def test_a_failed_item_leaves_nothing_in_memory_and_no_thread_behind(workspace: 
         raise failure
 
     folder = open_stage(workspace, PROVENANCE, overwrite=False)
-    failures = StageRun[str](folder, PROVENANCE, FrameRow, process, str).run(["a"])
+    failures = run_items(StageWork[str](folder, PROVENANCE, FrameRow, process), {"a": "a"}, RunOptions())
     assert seen == [0] and failures["a"] is failure
     assert threading.active_count() == before
 
