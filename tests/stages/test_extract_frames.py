@@ -291,7 +291,7 @@ def test_names_are_taken_as_they_are(tmp_path: Path, work: Path, name: str) -> N
     assert (video.status, Path(video.path).name, video.video_key) == ("ok", name, name.removesuffix(".mp4"))
 
 
-def test_a_name_that_is_no_text_is_escaped_in_the_rows(tmp_path: Path, work: Path) -> None:
+def test_a_name_that_is_not_text_is_escaped_in_the_rows(tmp_path: Path, work: Path) -> None:
     folder = tmp_path / "odd"
     folder.mkdir()
     try:
@@ -301,6 +301,26 @@ def test_a_name_that_is_no_text_is_escaped_in_the_rows(tmp_path: Path, work: Pat
     assert extract_frames([folder], work, FOUR).failures == []
     rows = read_table(work / "extract-frames" / "videos.parquet").to_pylist()
     assert rows[0]["path"].endswith("\\udcff.mp4")
+
+
+def test_a_single_path_and_text_for_a_path_mean_what_a_list_of_paths_means(videos: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("video,label\nb.mp4,real\n")
+    for number, named in enumerate((videos, str(videos), [str(videos)])):
+        summary = extract_frames(named, str(tmp_path / f"work{number}"), FOUR, labels=str(labels))
+        assert [video.video_key for video in summary.videos] == ["a", "b", "c"] and not summary.failures
+        assert [video.label for video in summary.videos] == [None, "real", None]
+
+
+def test_named_folders_keep_the_split_of_the_folder_above_them(tmp_path: Path, work: Path) -> None:
+    folders = [tmp_path / "d2" / split / label for split in ("train", "test") for label in ("real", "fake")]
+    for number, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        write_video(folder / "a.mp4", num_frames=5 + number)
+    summary = extract_frames(folders, work, FOUR)
+    assert {Path(video.path).parent: (video.split, video.label) for video in summary.videos} == {
+        folder: (folder.parent.name, folder.name) for folder in folders
+    }
 
 
 def test_nothing_named_is_refused(tmp_path: Path, work: Path) -> None:
