@@ -1,4 +1,4 @@
-"""The documents say what is true: commands parse, modules are on the map, names can be imported."""
+"""The documents match the program: commands parse, modules are on the map, names can be imported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CODE = [
 PROGRAM = typer.main.get_command(app)
 LEFT_OPEN = tuple("".join(parts) for parts in (("TO", "DO"), ("FIX", "ME"), ("XX", "X"), ("NotImpl", "ementedError")))
 ANY_WORD = r"[A-Z][A-Z_0-9]+"
-"""What a synopsis writes for a value."""
+"""A value in a synopsis."""
 
 
 def _fenced_lines(text: str) -> Iterator[str]:
@@ -95,7 +95,7 @@ def _find(words: list[str]) -> tuple[Any, list[str]]:
 
 
 def _options_of(command: Any) -> set[str]:
-    return {name for parameter in command.params for name in parameter.opts} | {"--help"}
+    return {name for parameter in command.params for name in parameter.opts} | {"-h", "--help"}
 
 
 def _parse(words: list[str]) -> None:
