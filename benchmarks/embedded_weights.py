@@ -83,7 +83,7 @@ def measure(file: Measured, data: Path, work: Path) -> Report:
     """One command: figures, intervals, perturbations, pictures."""
     report = work / f"{file.name}.json"
     if not report.is_file():
-        _run("evaluate", data / file.source, "--perturb", "faces", "-o", report, "--pictures", work / file.name, "-q")
+        _run("evaluate", data / file.source, "--perturb", "faces", "-o", report, "--plots", work / file.name, "-q")
     return _read(report)
 
 
@@ -170,7 +170,7 @@ def read_series(work: Path) -> list[Series]:
 def describe_commands() -> dict[str, str]:
     """What a reader would type."""
     evaluate = [
-        f"deepfake evaluate {file.source} --perturb faces -o {file.name}.json --pictures {file.name}" for file in FILES
+        f"deepfake evaluate {file.source} --perturb faces -o {file.name}.json --plots {file.name}" for file in FILES
     ]
     calibrate = [
         f"deepfake import-faces {FILES[0].source} -w {FILES[0].name}",

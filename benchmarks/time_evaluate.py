@@ -125,7 +125,7 @@ def time_command(details: Path, labels: Path, rounds: int) -> Run:
     """The whole command in a separate process."""
     report = details.parent / "report.json"
     command = [sys.executable, "-m", "deepfake_cli", "evaluate", str(details), "--labels", str(labels), "-q"]
-    command += ["--rounds", str(rounds), "-o", str(report), "--pictures", str(details.parent / "pictures")]
+    command += ["--bootstrap", str(rounds), "-o", str(report), "--plots", str(details.parent / "plots")]
     started = time.perf_counter()
     process = subprocess.Popen(command)
     _, status, usage = os.wait4(process.pid, 0)

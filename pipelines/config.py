@@ -227,27 +227,27 @@ class EvaluateConfig:
     """Settings of `evaluate`."""
 
     checkpoint: str = DEFAULT_CHECKPOINT
-    """For what is not scored yet: a workspace, or a Parquet of crops."""
+    """Scores workspaces and Parquet files of face crops."""
     split: EvaluatedSplit | None = None
-    """None: `test`; all where the labels name no split."""
+    """None: `test`, or all if the labels have no splits."""
     protocol: ProtocolName | None = None
     aggregate: Aggregate | None = None
-    """None: as the scores were made; of details, `max-track`."""
+    """How face scores become a video score. None: as the scores were made; for details, `max-track`."""
     threshold: float | None = None
-    """None: the one that the scores were made with."""
-    rounds: int = 1000
-    """Of the bootstrap; 0: no intervals."""
+    """Label as fake at or above this probability, in addition to 0.5. None: the scores' own threshold."""
+    bootstrap: int = 1000
+    """Bootstrap rounds of the intervals; 0: no intervals."""
     confidence: float = 0.95
     seed: int = 0
     perturb: Perturbed | None = None
-    kinds: tuple[str, ...] = ()
-    """Of perturbations; none: all."""
+    perturbations: tuple[str, ...] = ()
+    """Only these, such as `jpeg`; empty: all."""
 
     def __post_init__(self) -> None:
         check(self.threshold is None or 0 <= self.threshold <= 1, "threshold", "must be in [0, 1]", self.threshold)
-        check(self.rounds >= 0, "rounds", "must be >= 0", self.rounds)
+        check(self.bootstrap >= 0, "bootstrap", "must be >= 0", self.bootstrap)
         check(0 < self.confidence < 1, "confidence", "must be between 0 and 1", self.confidence)
-        check(not (self.protocol and self.aggregate), "aggregate", "has no place beside a protocol", self.aggregate)
+        check(not (self.protocol and self.aggregate), "aggregate", "cannot be combined with a protocol", self.aggregate)
         check_choices(self)
 
 
@@ -258,11 +258,11 @@ class CalibrateConfig:
     checkpoint: str = DEFAULT_CHECKPOINT
     method: CalibrationMethod = "temperature"
     split: EvaluatedSplit | None = None
-    """None: `val`; all where the labels name no split."""
+    """None: `val`, or all if the labels have no splits."""
     target_fpr: float = 0.01
     """Share of real videos that may be called fake."""
     target_fnr: float = 0.05
-    """Share of fake videos that may be called real; what lies between is uncertain."""
+    """Share of fakes that may be called real; uncertain lies in between."""
     aggregate: Aggregate | None = None
     seed: int = 0
 

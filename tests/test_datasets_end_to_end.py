@@ -105,9 +105,9 @@ def test_a_data_set_of_videos_becomes_a_result_table(
     assert deepfake("extract-frames", "-w", work, "--frames", 2, "--split", "test").exit_code == 0
     assert deepfake("detect-faces", "-w", work).exit_code == 0
     assert deepfake("predict", "--faces", work, "-o", scores).exit_code == 0
-    result = deepfake("evaluate", scores, "--labels", index, "-o", tmp_path / "scores.json", "--rounds", 50)
+    result = deepfake("evaluate", scores, "--labels", index, "-o", tmp_path / "scores.json", "--bootstrap", 50)
     assert result.exit_code == 0, result.output
-    assert deepfake("evaluate", work, "-o", tmp_path / "work.json", "--rounds", 50).exit_code == 0
+    assert deepfake("evaluate", work, "-o", tmp_path / "work.json", "--bootstrap", 50).exit_code == 0
 
     listed, faces = read_manifest(index), read_manifest(work / "detect-faces" / "videos.parquet")
     assert len(listed) == num_videos and len(faces) == num_test

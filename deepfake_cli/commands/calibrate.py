@@ -2,46 +2,62 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from deepfake_cli import options as opt
 from deepfake_cli.printing import printable
 from deepfake_cli.progress import ProgressBar
-from pipelines.config import CalibrateConfig, RunOptions
+from pipelines.config import Aggregate, CalibrateConfig, CalibrationMethod, EvaluatedSplit, RunOptions
 
-
-class Method(enum.StrEnum):
-    temperature = "temperature"
-    isotonic = "isotonic"
+AGGREGATES = ", ".join(get_args(Aggregate))
 
 
 def calibrate(
     source: Annotated[
-        Path, typer.Argument(help="Scores or --details of the checkpoint, a workspace, or a Parquet of crops.")
+        Path,
+        typer.Argument(
+            help="Scores or a --details folder made by the checkpoint, a workspace, or a Parquet of face crops."
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The calibrated copy, .safetensors.")],
-    checkpoint: Annotated[str, typer.Option(help="Registry name or file to calibrate.")] = CalibrateConfig.checkpoint,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Write the calibrated copy here, .safetensors.")
+    ],
+    checkpoint: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="Checkpoint to calibrate.")
+    ] = CalibrateConfig.checkpoint,
     labels: Annotated[
-        Path | None, typer.Option(help="CSV video,label[,split,...] or a videos.parquet. Default: the workspace's own.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="CSV video,label[,split,...] or a videos.parquet. Default: the workspace's own labels."
+        ),
     ] = None,
-    method: Annotated[Method, typer.Option(help="One number, or a curve in steps.")] = Method(CalibrateConfig.method),
+    method: Annotated[
+        CalibrationMethod, typer.Option(help="Temperature scaling (one number) or isotonic regression (a curve).")
+    ] = CalibrateConfig.method,
     split: Annotated[
-        opt.EvaluatedSplit | None, typer.Option(help="Default: val; all where the labels name no split.")
+        EvaluatedSplit | None,
+        typer.Option(
+            metavar="SPLIT", help="train, val, test or all. Default: val, or all if the labels have no splits."
+        ),
     ] = None,
     target_fpr: Annotated[
-        float, typer.Option(help="Share of real videos that may be called fake.")
+        float, typer.Option(metavar="X", help="Share of real videos that may be called fake.")
     ] = CalibrateConfig.target_fpr,
     target_fnr: Annotated[
-        float, typer.Option(help="Share of fakes that may be called real; uncertain lies between.")
+        float, typer.Option(metavar="X", help="Share of fakes that may be called real; uncertain lies in between.")
     ] = CalibrateConfig.target_fnr,
     aggregate: Annotated[
-        opt.Aggregate | None, typer.Option(help="From faces to video. Default: the checkpoint's.")
+        Aggregate | None,
+        typer.Option(
+            metavar="HOW", help=f"How face scores become a video score: {AGGREGATES}. Default: the checkpoint's."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the folds that the error is measured on.")] = CalibrateConfig.seed,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Random seed of the folds for the held-out error.")
+    ] = CalibrateConfig.seed,
     device: opt.Device = RunOptions.device,
     workers: opt.Workers = RunOptions.workers,
     batch_size: opt.BatchSize = RunOptions.batch_size,
@@ -50,15 +66,15 @@ def calibrate(
     verbose: opt.Verbose = False,
     log_file: opt.LogFile = None,
 ) -> None:
-    """Fit probabilities and two thresholds on labelled videos; predict then says real, uncertain or fake."""
+    """Calibrate a checkpoint on labelled videos; predict then says real, uncertain or fake."""
     opt.start_logging(quiet=quiet, verbose=verbose, log_file=log_file)
     config = CalibrateConfig(
         checkpoint=checkpoint,
-        method=method.value,
-        split=split.value if split else None,
+        method=method,
+        split=split,
         target_fpr=target_fpr,
         target_fnr=target_fnr,
-        aggregate=aggregate.value if aggregate else None,
+        aggregate=aggregate,
         seed=seed,
     )
     from pipelines import calibrate as run

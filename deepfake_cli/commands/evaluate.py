@@ -2,83 +2,110 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from deepfake_cli import options as opt
 from deepfake_cli.printing import printable
 from deepfake_cli.progress import ProgressBar
-from pipelines.config import EvaluateConfig, RunOptions
+from pipelines.config import Aggregate, EvaluateConfig, EvaluatedSplit, Perturbed, ProtocolName, RunOptions
 
-
-class Protocol(enum.StrEnum):
-    paper = "paper"
-    deepfakebench = "deepfakebench"
-    sbi = "sbi"
-
-
-class Perturbed(enum.StrEnum):
-    faces = "faces"
-    videos = "videos"
+AGGREGATES = ", ".join(get_args(Aggregate))
 
 
 def evaluate(
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="SOURCE", help="Scores, a --details folder, a workspace, or a Parquet of crops."),
+        typer.Argument(
+            metavar="SOURCE", help="Score files, --details folders, workspaces or Parquet files of face crops."
+        ),
     ],
     checkpoint: Annotated[
-        str, typer.Option(help="Registry name or file, for what is not scored yet.")
+        str,
+        typer.Option(metavar="NAME|FILE", help="Checkpoint that scores workspaces and face crops."),
     ] = EvaluateConfig.checkpoint,
     labels: Annotated[
-        Path | None, typer.Option(help="CSV video,label[,split,...] or a videos.parquet. Default: the workspace's own.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="CSV video,label[,split,...] or a videos.parquet. Default: the workspace's own labels."
+        ),
     ] = None,
     output: Annotated[
-        list[Path] | None, typer.Option("--output", "-o", help="Report as .json or .md; repeatable.")
+        list[Path] | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the report as .json or .md; repeatable."),
     ] = None,
-    pictures: Annotated[Path | None, typer.Option(help="Folder for ROC, histograms and calibration curve.")] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write plots here: ROC, score histograms, calibration, robustness."),
+    ] = None,
     split: Annotated[
-        opt.EvaluatedSplit | None, typer.Option(help="Default: test; all where the labels name no split.")
+        EvaluatedSplit | None,
+        typer.Option(
+            metavar="SPLIT", help="train, val, test or all. Default: test, or all if the labels have no splits."
+        ),
     ] = None,
-    protocol: Annotated[Protocol | None, typer.Option(help="As a published evaluation does it.")] = None,
+    protocol: Annotated[
+        ProtocolName | None,
+        typer.Option(metavar="NAME", help="Follow a published protocol: paper, deepfakebench or sbi."),
+    ] = None,
     aggregate: Annotated[
-        opt.Aggregate | None, typer.Option(help="From faces to video. Default: as the scores were made.")
+        Aggregate | None,
+        typer.Option(
+            metavar="HOW",
+            help=f"How face scores become a video score: {AGGREGATES}. Default: as the scores were made.",
+        ),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Beside 0.5. Default: the one that the scores were made with.")
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Label as fake at or above this probability, in addition to 0.5. Default: the scores' own threshold.",
+        ),
     ] = None,
     perturb: Annotated[
-        Perturbed | None, typer.Option(help="Score the faces, or the whole videos, again under perturbations.")
+        Perturbed | None, typer.Option(help="Measure robustness: perturb the stored faces or the whole videos.")
     ] = None,
-    kinds: Annotated[
-        str, typer.Option(help="Of perturbations: jpeg,h264,downscale,blur,noise,brightness. Default: all.")
-    ] = ",".join(EvaluateConfig.kinds),
-    rounds: Annotated[int, typer.Option(help="Of the bootstrap; 0: no intervals.")] = EvaluateConfig.rounds,
-    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = EvaluateConfig.confidence,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap and of noise.")] = EvaluateConfig.seed,
+    perturbations: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST", help="Only these: jpeg,h264,downscale,blur,noise,brightness. Default: all of them."
+        ),
+    ] = ",".join(EvaluateConfig.perturbations),
+    bootstrap: Annotated[
+        int, typer.Option(metavar="N", help="Bootstrap rounds of the intervals; 0: no intervals.")
+    ] = EvaluateConfig.bootstrap,
+    confidence: Annotated[
+        float, typer.Option(metavar="X", help="Confidence level of the intervals.")
+    ] = EvaluateConfig.confidence,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed.")] = EvaluateConfig.seed,
     device: opt.Device = RunOptions.device,
     workers: opt.Workers = RunOptions.workers,
     batch_size: opt.BatchSize = RunOptions.batch_size,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
     log_file: opt.LogFile = None,
+    pictures: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    kinds: Annotated[str | None, typer.Option(hidden=True)] = None,
+    rounds: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Measure scores against labels: by video and by frame, with intervals, for each data set, method and compression."""
+    """Measure scores against labels, per video and per frame, with cluster-bootstrap intervals."""
+    # --pictures, --kinds and --rounds are the names that --plots, --perturbations and --bootstrap had
     opt.start_logging(quiet=quiet, verbose=verbose, log_file=log_file)
+    plots = plots or pictures
+    chosen = perturbations or kinds or ""
     config = EvaluateConfig(
         checkpoint=checkpoint,
-        split=split.value if split else None,
-        protocol=protocol.value if protocol else None,
-        aggregate=aggregate.value if aggregate else None,
+        split=split,
+        protocol=protocol,
+        aggregate=aggregate,
         threshold=threshold,
-        rounds=rounds,
+        bootstrap=bootstrap if rounds is None else rounds,
         confidence=confidence,
         seed=seed,
-        perturb=perturb.value if perturb else None,
-        kinds=tuple(kind.strip() for kind in kinds.split(",") if kind.strip()),
+        perturb=perturb,
+        perturbations=tuple(name.strip() for name in chosen.split(",") if name.strip()),
     )
     from pipelines import evaluate as run
 
@@ -89,10 +116,10 @@ def evaluate(
             RunOptions(device=device, workers=workers, batch_size=batch_size),
             labels=labels,
             outputs=output or [],
-            pictures=pictures,
+            plots=plots,
             on_progress=bar,
         )
     if not quiet or not output:
         typer.echo("\n".join(printable(line) for line in report.to_text().splitlines()))
-    for path in [*(output or []), *([pictures] if pictures else [])]:
+    for path in [*(output or []), *([plots] if plots else [])]:
         typer.echo(f"written: {printable(str(path))}", err=True)

@@ -43,7 +43,7 @@ class Evaluator:
 
     @property
     def bootstrap(self) -> Bootstrap:
-        return Bootstrap(self.config.rounds, self.config.confidence, self.config.seed)
+        return Bootstrap(self.config.bootstrap, self.config.confidence, self.config.seed)
 
     def prepare(self, raws: Sequence[RawScores]) -> tuple[Scored, ScoredFrames | None]:
         """Scores beside labels, of videos and of frames."""
@@ -86,7 +86,7 @@ class Evaluator:
             split=", ".join(sorted(splits)),
             threshold=threshold,
             aggregate=self._describe_aggregate(),
-            rounds=self.config.rounds,
+            rounds=self.config.bootstrap,
             confidence=self.config.confidence,
             seed=self.config.seed,
             checkpoint=self._single("model"),
@@ -131,7 +131,7 @@ class Evaluator:
     def _notes(self, scored: Scored, frames: ScoredFrames | None) -> list[str]:
         notes = [source.raw.note for source in self.sources if source.raw.note]
         num_real, num_groups = int((scored.videos.labels == 0).sum()), len(np.unique(scored.videos.clusters))
-        if num_groups < FEW_GROUPS and self.config.rounds:
+        if num_groups < FEW_GROUPS and self.config.bootstrap:
             notes.append(
                 f"intervals from {num_groups} groups are too narrow: what other groups would give is hardly known"
             )

@@ -64,7 +64,7 @@ def evaluate(
     *,
     labels: Path | str | None = None,
     outputs: Sequence[Path | str] | Path | str = (),
-    pictures: Path | str | None = None,
+    plots: Path | str | None = None,
     on_progress: ProgressCallback = ignore_progress,
 ) -> Report:
     """Measure scores against labels, per video and per frame.
@@ -75,7 +75,7 @@ def evaluate(
         labels: CSV `video,label[,split,…]` or a videos manifest. Default: the workspace's own labels, else folders named
             `real` and `fake` in the paths of the scored videos.
         outputs: reports to write, .json or .md.
-        pictures: folder for roc.png, scores.png, calibration.png and, with perturbations, robustness.png.
+        plots: folder for roc.png, scores.png, calibration.png and, with perturbations, robustness.png.
 
     Raises:
         ConfigError: invalid settings, or a source of unknown kind.
@@ -86,11 +86,13 @@ def evaluate(
     paths, reports = _as_paths(sources), _as_paths(outputs)
     for path in reports:
         check_report_path(path)
-    if pictures:
-        check_folder(Path(pictures))
+    if plots:
+        check_folder(Path(plots))
     _refuse_ineffective_options(paths, config)
     if config.perturb:
         _check_perturbations(paths, config)
+    if config.checkpoint == EvaluateConfig.checkpoint:
+        _name_trained_checkpoints(paths)
     loader = Loader(
         predict=PredictConfig(checkpoint=config.checkpoint, aggregate=config.aggregate),
         options=options,
@@ -110,10 +112,10 @@ def evaluate(
             report = replace(report, robustness=[evaluator.measure_auc(change, raws) for change, raws in scores])
             for path in reports:
                 write_report(report, path)
-    if pictures:
+    if plots:
         from pipelines.evaluation.gallery import draw_report
 
-        draw_report(Path(pictures), report, scored, frames)
+        draw_report(Path(plots), report, scored, frames)
     return report
 
 
@@ -166,7 +168,7 @@ def perturbed_scores(
     sources: Sequence[Source], config: EvaluateConfig, options: RunOptions, *, on_progress: ProgressCallback
 ) -> Iterator[tuple[Perturbation | None, list[RawScores]]]:
     """New scores of all sources for each perturbation; the first ones are unperturbed."""
-    chosen = choose_perturbations(config.kinds)
+    chosen = choose_perturbations(config.perturbations)
     if config.perturb == "videos":
         for perturbation in [None, *chosen]:
             yield perturbation, [_score_videos(each, perturbation, config, options, on_progress) for each in sources]
@@ -190,8 +192,8 @@ def _refuse_ineffective_options(paths: Sequence[Path], config: EvaluateConfig) -
     """
     if not paths:
         raise ConfigError("nothing to measure: pass scores, details, a workspace or a Parquet of crops")
-    if config.kinds and not config.perturb:
-        raise ConfigError("--kinds has no effect without --perturb; pass --perturb faces or --perturb videos")
+    if config.perturbations and not config.perturb:
+        raise ConfigError("--perturbations has no effect without --perturb; pass --perturb faces or --perturb videos")
     kinds = {path: kind_of(path) for path in paths}
     for path, kind in kinds.items():
         for name in ("protocol", "aggregate"):
@@ -214,7 +216,7 @@ def _check_perturbations(workspaces: Sequence[Path], config: EvaluateConfig) -> 
     Raises:
         ConfigError: an unknown perturbation, or --perturb videos where the videos or their face detector are missing.
     """
-    choose_perturbations(config.kinds)
+    choose_perturbations(config.perturbations)
     for path in workspaces if config.perturb == "videos" else ():
         frames = StageFolder(path / "extract-frames")
         if not frames.videos_path.is_file():
@@ -231,6 +233,20 @@ def _check_perturbations(workspaces: Sequence[Path], config: EvaluateConfig) -> 
                 )
             log.warning("%s", message)
         _stage_settings(path, config.checkpoint)
+
+
+def _name_trained_checkpoints(paths: Sequence[Path]) -> None:
+    """Say which checkpoint is measured where others have been trained."""
+    for path in paths:
+        trained = list(path.glob("train/*/best.safetensors"))
+        if trained:
+            newest = max(trained, key=lambda file: file.stat().st_mtime)
+            log.info(
+                "%s: measuring the checkpoint %s; to measure the one trained last, pass: --checkpoint %s",
+                path,
+                EvaluateConfig.checkpoint,
+                newest,
+            )
 
 
 @contextmanager

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipelines import PredictConfig, predict_faces
+from pipelines import EvaluateConfig, PredictConfig, predict_faces
 from pipelines.checkpoints.checkpoint import read_header
+from pipelines.errors import ConfigError
 from pipelines.system.file_digest import file_digest
 from tests.conftest import Deepfake
 from tests.evaluation.tables import (
@@ -40,8 +43,8 @@ def test_the_table_is_printed_and_the_reports_are_written(
 ) -> None:
     scores, labels = planted
     outputs = [tmp_path / "r.json", tmp_path / "r.md"]
-    result = deepfake("evaluate", scores, "--labels", labels, "-o", outputs[0], "-o", outputs[1], "--rounds", 20,
-                      "--pictures", tmp_path / "p", "--threshold", 0.4, "--confidence", 0.9, "--seed", 1)  # fmt: skip
+    result = deepfake("evaluate", scores, "--labels", labels, "-o", outputs[0], "-o", outputs[1], "--bootstrap", 20,
+                      "--plots", tmp_path / "p", "--threshold", 0.4, "--confidence", 0.9, "--seed", 1)  # fmt: skip
     assert result.exit_code == 0, result.stderr
     found = json.loads(outputs[0].read_text("utf-8"))
     shown = f"{found['video.auc']:.3f} ({found['video.auc.low']:.3f} to {found['video.auc.high']:.3f})"
@@ -53,7 +56,7 @@ def test_the_table_is_printed_and_the_reports_are_written(
 def test_quiet_prints_the_table_only_where_nothing_is_written(
     deepfake: Deepfake, planted: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    common = ("evaluate", planted[0], "--labels", planted[1], "--rounds", 0, "-q")
+    common = ("evaluate", planted[0], "--labels", planted[1], "--bootstrap", 0, "-q")
     assert "What was measured" in deepfake(*common).stdout
     assert deepfake(*common, "-o", tmp_path / "r.json").stdout == ""
 
@@ -62,7 +65,8 @@ def test_a_workspace_is_scored_with_the_named_checkpoint_under_a_protocol(
     deepfake: Deepfake, imported_faces: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     result = deepfake("evaluate", imported_faces, "--checkpoint", checkpoint, "--protocol", "sbi", "--split", "all",
-                      "--rounds", 0, "-o", tmp_path / "r.json", "--perturb", "faces", "--kinds", "blur, jpeg")  # fmt: skip
+                      "--bootstrap", 0, "-o", tmp_path / "r.json", "--perturb", "faces",
+                      "--perturbations", "blur, jpeg")  # fmt: skip
     assert result.exit_code == 0, result.stderr
     found = json.loads((tmp_path / "r.json").read_text("utf-8"))
     assert (found["protocol"]["name"], found["videos.scored"]) == ("sbi", 8)
@@ -73,12 +77,43 @@ def test_a_workspace_is_scored_with_the_named_checkpoint_under_a_protocol(
     assert found["checkpoint_sha256"] == rows[0].model_sha256
 
 
+def test_the_old_names_of_options_work_but_help_does_not_show_them(
+    deepfake: Deepfake, imported_faces: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    result = deepfake("evaluate", imported_faces, "--checkpoint", checkpoint, "--split", "all", "--perturb", "faces",
+                      "--rounds", 3, "--kinds", "blur", "--pictures", tmp_path / "p", "-o", tmp_path / "r.json")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    found = json.loads((tmp_path / "r.json").read_text("utf-8"))
+    assert found["bootstrap"]["rounds"] == 3 and (tmp_path / "p" / "roc.png").is_file()
+    assert [row["perturbation"].split()[0] for row in found["robustness"]] == ["clean", *["blur"] * 4]
+    text = deepfake("evaluate", "--help").stdout
+    assert all(name in text for name in ("--bootstrap", "--perturbations", "--plots"))
+    assert not any(name in text for name in ("--rounds", "--kinds", "--pictures"))
+
+
+def test_after_training_the_measured_checkpoint_is_named_and_the_way_to_the_new_one(
+    deepfake: Deepfake, imported_faces: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Path(shutil.copytree(imported_faces, tmp_path / "work"))
+    best = work / "train" / "mine" / "best.safetensors"
+    best.parent.mkdir(parents=True)
+    shutil.copy(checkpoint, best)
+    monkeypatch.setattr("pipelines.stages.evaluate.Loader", _stop)
+    said = deepfake("evaluate", work).stderr
+    assert f"measuring the checkpoint {EvaluateConfig.checkpoint}; " in said and f"pass: --checkpoint {best}" in said
+    assert "measuring" not in deepfake("evaluate", work, "--checkpoint", best).stderr
+
+
+def _stop(**_: Any) -> None:
+    raise ConfigError("enough")
+
+
 def test_control_characters_of_names_do_not_reach_the_terminal(deepfake: Deepfake, tmp_path: Path) -> None:
     said = [
         {"video": f"{n}.mp4", "label": "fake" if n % 2 else "real", "dataset": f"\x1b[31m{n // 2}"} for n in range(4)
     ]
     scores = write_score_file(tmp_path / "s.csv", [score_row(row["video"], 0.5) for row in said])
-    result = deepfake("evaluate", scores, "--labels", write_labels(tmp_path / "l.csv", said), "--rounds", 0)
+    result = deepfake("evaluate", scores, "--labels", write_labels(tmp_path / "l.csv", said), "--bootstrap", 0)
     assert result.exit_code == 0 and "\x1b" not in result.stdout and "\\x1b[31m0" in result.stdout
 
 
@@ -111,17 +146,20 @@ def test_control_characters_of_names_do_not_reach_the_terminal(deepfake: Deepfak
         (["evaluate", "SCORES", "--labels", "LABELS", "--checkpoint", "x"], "--checkpoint has no effect on"),
         (
             ["evaluate", "DETAILS", "--labels", "LABELS", "--protocol", "sbi", "--aggregate", "mean"],
-            "has no place beside",
+            "cannot be combined with a protocol",
         ),
         (["evaluate", "SCORES", "--labels", "LABELS", "--split", "val"], "has a label of the split val"),
         (["evaluate", "SCORES", "--labels", "LABELS", "--threshold", "2"], "threshold must be in [0, 1], got 2.0"),
         (["evaluate", "CROPS", "--perturb", "videos"], "holds faces without their videos; pass --perturb faces"),
         (
-            ["evaluate", "CROPS", "--perturb", "faces", "--kinds", "rain"],
+            ["evaluate", "CROPS", "--perturb", "faces", "--perturbations", "rain"],
             "unknown perturbation 'rain'; known: jpeg, h264",
         ),
-        (["evaluate", "SCORES", "--labels", "LABELS", "--kinds", "rain"], "--kinds has no effect without --perturb"),
-        (["evaluate", "SCORES", "--labels", "LABELS", "--pictures", "LABELS"], "is a file; name a folder"),
+        (
+            ["evaluate", "SCORES", "--labels", "LABELS", "--perturbations", "rain"],
+            "--perturbations has no effect without --perturb",
+        ),
+        (["evaluate", "SCORES", "--labels", "LABELS", "--plots", "LABELS"], "is a file; name a folder"),
         (["calibrate", "SCORES", "-o", "FOLDER"], "is a folder; name a file that ends in .safetensors"),
         (["evaluate", "CROPS", "--checkpoint", "nothing"], "nothing is neither a file nor a known checkpoint"),
         (["calibrate", "SCORES", "-o", "LABELS"], "exists; pass --overwrite to replace it, or choose another name"),

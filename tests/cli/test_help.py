@@ -61,7 +61,7 @@ TRAIN_SETTING_OF = {
 NO_SETTINGS = {
     "inputs", "workspace", "labels", "source", "faces", "run", "output", "json_lines", "details", "quiet", "verbose",
     "log_file", "assignments", "show_settings", "preview_augmentations", "preset", "split",
-    "dataset", "root", "check", "download_help", "sources", "pictures", "excel_safe",
+    "dataset", "root", "check", "download_help", "sources", "plots", "excel_safe", "pictures", "kinds", "rounds",
 }  # fmt: skip
 """Options that say where to read and write, and how much to say."""
 

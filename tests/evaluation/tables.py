@@ -18,7 +18,7 @@ from pipelines.scoring.score_files import write_scores
 from pipelines.workspace.manifest import Provenance, write_table
 
 MODEL_SHA256 = "a" * 64
-QUICK = EvaluateConfig(rounds=0)
+QUICK = EvaluateConfig(bootstrap=0)
 """Without intervals."""
 Planted = list[tuple[str, str, float]]
 """Video, label, probability."""

@@ -52,7 +52,7 @@ def test_what_belongs_together_is_one_group(tmp_path: Path, said: list[dict[str,
 def test_a_group_is_drawn_as_a_whole(tmp_path: Path) -> None:
     planted = plant(80)
     scores, labels = write_planted(tmp_path, planted)
-    config = EvaluateConfig(rounds=100)
+    config = EvaluateConfig(bootstrap=100)
     alone = figures(scores, labels, config)
     halves = [{"video": v, "label": y, "group": str(int(v[:4]) % 8)} for v, y, _ in planted]
     grouped = figures(scores, write_labels(tmp_path / "g.csv", halves), config)

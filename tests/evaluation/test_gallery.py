@@ -43,7 +43,7 @@ def _drawn(monkeypatch: pytest.MonkeyPatch, *args: Any, **options: Any) -> list[
 def test_three_pictures_are_drawn(tmp_path: Path) -> None:
     scores, labels = write_planted(tmp_path, plant(60))
     folder = tmp_path / "new" / "pictures"
-    evaluate(scores, QUICK, labels=labels, pictures=folder)
+    evaluate(scores, QUICK, labels=labels, plots=folder)
     assert sorted(path.name for path in folder.iterdir()) == PICTURES
     for path in folder.iterdir():
         image = cv2.imread(str(path))
@@ -54,7 +54,7 @@ def test_three_pictures_are_drawn(tmp_path: Path) -> None:
 def test_pictures_are_drawn_of_one_class_and_of_next_to_nothing(tmp_path: Path) -> None:
     planted: Any = [("a.mp4", "real", 0.2), ("b.mp4", "real", None)]
     scores, labels = write_planted(tmp_path, planted)
-    evaluate(scores, QUICK, labels=labels, pictures=tmp_path / "p")
+    evaluate(scores, QUICK, labels=labels, plots=tmp_path / "p")
     assert sorted(path.name for path in (tmp_path / "p").iterdir()) == PICTURES
 
 
@@ -65,9 +65,9 @@ def test_perturbations_add_a_picture_with_a_curve_of_each_kind(
     draw = gallery.draw_robustness
     monkeypatch.setattr(gallery, "draw_robustness", lambda path, drawn: (curves.extend(drawn), draw(path, drawn)))
     config = EvaluateConfig(
-        checkpoint=str(checkpoint), rounds=10, split="all", perturb="faces", kinds=("blur", "brightness")
+        checkpoint=str(checkpoint), bootstrap=10, split="all", perturb="faces", perturbations=("blur", "brightness")
     )
-    report = evaluate(imported_faces, config, pictures=tmp_path)
+    report = evaluate(imported_faces, config, plots=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*PICTURES, "robustness.png"])
     assert [curve.kind for curve in curves] == ["blur", "brightness"]
     aucs = [row.levels["video"].value for row in report.robustness]
@@ -100,7 +100,7 @@ def test_data_sets_or_methods_get_their_curves_beside_that_of_all(
     rng = np.random.default_rng(0)
     scores = write_score_file(tmp_path / "s.csv", [score_row(row["video"], float(rng.random())) for row in said])
     labels = write_labels(tmp_path / "l.csv", said)
-    drawn = _drawn(monkeypatch, scores, QUICK, labels=labels, pictures=tmp_path)
+    drawn = _drawn(monkeypatch, scores, QUICK, labels=labels, plots=tmp_path)
     assert [series.name for series in drawn] == expected
     found = figures(scores, labels)
     parts = {part["method"] or part["dataset"]: part["video.auc"] for part in found["parts"]}
@@ -117,7 +117,7 @@ def test_the_pictures_show_the_level_that_is_quoted(
     labels = write_labels(tmp_path / "l.csv", [(video, label) for video, label, _ in plant(30)])
     details = write_plain_details(tmp_path / "d.parquet", faces)
     config = replace(QUICK, protocol=protocol)
-    (series,) = _drawn(monkeypatch, details, config, labels=labels, pictures=tmp_path)
+    (series,) = _drawn(monkeypatch, details, config, labels=labels, plots=tmp_path)
     assert (series.name, len(series.labels)) == (name, len(faces) if protocol == "paper" else 30)
     level = "frame" if protocol == "paper" else "video"
     assert roc_auc(series.labels, series.probabilities) == figures(details, labels, config)[f"{level}.auc"]

@@ -180,7 +180,7 @@ def test_a_content_that_fits_several_labels_takes_one_of_those_that_say_the_same
     scores = write_score_file(tmp_path / "s.csv", rows)
     if scored is None:
         with pytest.raises(DatasetError, match="could be that of '/there/v0.mp4' or of '/there/v1.mp4'"):
-            figures(scores, labels, EvaluateConfig(rounds=0, split="all"))
+            figures(scores, labels, EvaluateConfig(bootstrap=0, split="all"))
         return
     found = figures(scores, labels)
     assert (found["videos.scored"], found["video.auc"], found["coverage"]) == (scored, 1, 1)
@@ -233,7 +233,7 @@ def test_nothing_that_fits_is_an_error_that_shows_what_was_looked_for(tmp_path: 
         figures(scores, labels)
     labels = write_labels(tmp_path / "l.csv", [{"video": "x/1.mp4", "label": "real", "split": "train"}])
     with pytest.raises(DatasetError, match="has a label of the split val"):
-        figures(scores, labels, EvaluateConfig(rounds=0, split="val"))
+        figures(scores, labels, EvaluateConfig(bootstrap=0, split="val"))
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_the_test_split_is_measured_unless_another_is_asked_for(
     scores = write_score_file(tmp_path / "s.csv", [score_row(video, 0.5) for video, _, _ in named])
     columns = ("video", "label", "split")
     labels = write_labels(tmp_path / "l.csv", [dict(zip(columns, row, strict=True)) for row in named])
-    found = figures(scores, labels, EvaluateConfig(rounds=0, split=split))
+    found = figures(scores, labels, EvaluateConfig(bootstrap=0, split=split))
     assert (found["split"], found["videos.scored"]) == expected
     assert found["coverage"] == 1
 
@@ -280,7 +280,7 @@ def test_labels_with_splits_but_without_test_are_measured_only_if_one_is_named(
     with pytest.raises(DatasetError) as caught:
         figures(scores, labels)
     assert str(caught.value) == message
-    assert figures(scores, labels, EvaluateConfig(rounds=0, split="all"))["videos.scored"] == 2
+    assert figures(scores, labels, EvaluateConfig(bootstrap=0, split="all"))["videos.scored"] == 2
 
 
 def test_copies_of_one_content_are_one_group_and_each_keeps_its_score(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_copies_share_the_details_that_are_kept_of_one_of_them(tmp_path: Path, p
         ("c", digest("c.mp4"), VideoLabel("real")),
     ]
     labels = _manifest(tmp_path / "v.parquet", about)
-    config = EvaluateConfig(rounds=0, protocol=protocol)
+    config = EvaluateConfig(bootstrap=0, protocol=protocol)
     found = figures(write_details_folder(tmp_path / "d", faces), labels, config)
     assert (found["videos.scored"], found["coverage"], found["groups"], found["frames"]) == (3, 1, 2, 5)
     assert found["video.brier"] == pytest.approx((2 * 0.3**2 + 0.1**2) / 3)

@@ -119,11 +119,11 @@ def test_the_stored_threshold_counts_unless_another_is_given(
 
 def test_intervals_hold_the_figure_and_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
     sources = write_planted(tmp_path, plant(100))
-    one, same, other = (figures(*sources, EvaluateConfig(rounds=50, seed=seed)) for seed in (3, 3, 4))
+    one, same, other = (figures(*sources, EvaluateConfig(bootstrap=50, seed=seed)) for seed in (3, 3, 4))
     assert one == same and one["video.auc.low"] != other["video.auc.low"]
     for name in WITH_INTERVAL:
         assert one[f"video.{name}.low"] <= one[f"video.{name}"] <= one[f"video.{name}.high"], name
-    wide = figures(*sources, EvaluateConfig(rounds=50, seed=3, confidence=0.99))
+    wide = figures(*sources, EvaluateConfig(bootstrap=50, seed=3, confidence=0.99))
     assert wide["video.auc.low"] < one["video.auc.low"] and wide["video.auc"] == one["video.auc"]
     assert math.isnan(figures(*sources)["video.auc.low"])
 

@@ -43,7 +43,7 @@ SAME = 1e-4
 
 @pytest.fixture
 def config(checkpoint: Path) -> EvaluateConfig:
-    return EvaluateConfig(checkpoint=str(checkpoint), rounds=10)
+    return EvaluateConfig(checkpoint=str(checkpoint), bootstrap=10)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def _rows(report: Report) -> dict[str, dict[str, Any]]:
 def test_perturbed_faces_get_a_row_for_each_strength_and_the_clean_one_is_the_plain_figure(
     imported_faces: Path, config: EvaluateConfig
 ) -> None:
-    config = replace(config, split="all", perturb="faces", kinds=("h264", "brightness"))
+    config = replace(config, split="all", perturb="faces", perturbations=("h264", "brightness"))
     report = evaluate(imported_faces, config)
     found, rows = report.to_json(), _rows(report)
     assert list(rows) == [*H264, "brightness 0.5", "brightness 0.75", "brightness 1.25", "brightness 1.5"]
@@ -80,7 +80,7 @@ def test_perturbed_faces_get_a_row_for_each_strength_and_the_clean_one_is_the_pl
 
 def test_only_the_faces_of_the_measured_split_are_scored_again(imported_faces: Path, config: EvaluateConfig) -> None:
     events: list[tuple[str, int]] = []
-    config = replace(config, perturb="faces", kinds=("blur",))
+    config = replace(config, perturb="faces", perturbations=("blur",))
     evaluate(imported_faces, config, on_progress=lambda event: events.append((event.task, event.total)))
     assert set(events) == {("predict", 2), ("robustness", 2)}
 
@@ -91,7 +91,7 @@ def test_perturbed_faces_of_a_calibrated_checkpoint_and_of_a_protocol_are_scored
     labels = write_labels(tmp_path / "l.csv", [("astronaut.mp4", "real"), ("astronaut-forged.mp4", "fake")])
     steps = replace(CALIBRATION, method="isotonic", temperature=None, knots_x=(0.0, 1.0), knots_y=(0.4, 0.4))
     write_calibrated_copy(checkpoint, tmp_path / "c.safetensors", steps)
-    config = replace(config, checkpoint=str(tmp_path / "c.safetensors"), perturb="faces", kinds=("blur",))
+    config = replace(config, checkpoint=str(tmp_path / "c.safetensors"), perturb="faces", perturbations=("blur",))
     report = evaluate(faces_workspace, config, labels=labels)
     assert report.to_json()["video.auc"] == 0.5
     assert {row["video.auc"] for row in _rows(report).values()} == {0.5}
@@ -108,7 +108,7 @@ def test_copies_of_a_video_keep_their_scores_when_faces_are_scored_again(
         (tmp_path / name).write_bytes(encode_png(face_pictures["real"][number]))
     extract_frames([tmp_path], tmp_path / "work", ExtractConfig(frames=1))
     detect_faces(tmp_path / "work", DetectConfig(detector=str(detector_file)))
-    report = evaluate(tmp_path / "work", replace(config, perturb="faces", kinds=("blur",), protocol="sbi"))
+    report = evaluate(tmp_path / "work", replace(config, perturb="faces", perturbations=("blur",), protocol="sbi"))
     found, rows = report.to_json(), _rows(report)
     assert (found["videos.scored"], found["frames"], found["groups"]) == (3, 3, 2)
     assert {row["videos.unscored"] for row in rows.values()} == {0}
@@ -123,7 +123,7 @@ def test_whole_videos_are_perturbed_and_scored_as_predict_does(
     tasks = []
     report = evaluate(
         videos_workspace,
-        replace(config, perturb="videos", kinds=("h264", "brightness")),
+        replace(config, perturb="videos", perturbations=("h264", "brightness")),
         on_progress=lambda event: tasks.append(event.task),
     )
     rows = _rows(report)

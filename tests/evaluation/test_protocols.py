@@ -31,7 +31,7 @@ FAR_AND_SMALL = {"x0_px": 100.0, "y0_px": 100.0, "x1_px": 105.0, "y1_px": 105.0}
 
 
 def _config(**changes: Any) -> EvaluateConfig:
-    return replace(EvaluateConfig(rounds=0), **changes)
+    return replace(EvaluateConfig(bootstrap=0), **changes)
 
 
 def _measure(folder: Path, faces: Sequence[FaceScoreRow], **changes: Any) -> dict[str, Any]:

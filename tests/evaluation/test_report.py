@@ -52,7 +52,7 @@ def report(tmp_path: Path) -> Report:
     faces = [face_row(v, k, abs(p - k / 100)) for v, _, p in planted[5:] for k in range(3)]
     said = [{"video": v, "label": y, "dataset": f"set{int(v[:4]) % 2}"} for v, y, _ in planted]
     labels = write_labels(tmp_path / "l.csv", said)
-    config = EvaluateConfig(rounds=20, threshold=0.7, protocol="paper")
+    config = EvaluateConfig(bootstrap=20, threshold=0.7, protocol="paper")
     return report_of(write_plain_details(tmp_path / "d.parquet", faces), labels, config)
 
 
@@ -154,7 +154,7 @@ def test_no_name_breaks_a_table(tmp_path: Path, name: str) -> None:
 
 def test_json_is_valid_and_has_null_for_what_is_not_defined(tmp_path: Path) -> None:
     scores, labels = write_planted(tmp_path, [("a.mp4", "real", 0.2), ("b.mp4", "real", 0.4)])
-    evaluate(scores, EvaluateConfig(rounds=0), labels=labels, outputs=[tmp_path / "r.json"])
+    evaluate(scores, EvaluateConfig(bootstrap=0), labels=labels, outputs=[tmp_path / "r.json"])
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
@@ -167,7 +167,7 @@ def test_json_is_valid_and_has_null_for_what_is_not_defined(tmp_path: Path) -> N
 def test_both_formats_are_written_at_once_and_say_the_same(tmp_path: Path) -> None:
     scores, labels = write_planted(tmp_path, plant(40))
     outputs = [tmp_path / "new" / "r.json", tmp_path / "new" / "r.md"]
-    report = evaluate(scores, EvaluateConfig(rounds=10), labels=labels, outputs=outputs)
+    report = evaluate(scores, EvaluateConfig(bootstrap=10), labels=labels, outputs=outputs)
     written = json.loads(outputs[0].read_text("utf-8"))
     undefined = {name for name, value in written.items() if value is None}
     assert {name: value for name, value in report.to_json().items() if name not in undefined} == {

@@ -110,7 +110,7 @@ def test_details_of_the_format_without_video_keys_and_boxes_are_read(tmp_path: P
     drop = ["video_key", "sha256", "x0_px", "y0_px", "x1_px", "y1_px"]
     path = write_plain_details(tmp_path / "old.parquet", _faces(), drop=drop)
     assert figures(path, labels)["video.auc"] == AUC
-    assert figures(path, labels, EvaluateConfig(rounds=0, protocol="paper"))["frame.auc"] == AUC
+    assert figures(path, labels, EvaluateConfig(bootstrap=0, protocol="paper"))["frame.auc"] == AUC
 
 
 def test_details_of_several_checkpoints_are_refused_and_two_are_named(tmp_path: Path, labels: Path) -> None:

@@ -50,7 +50,7 @@ CALIBRATION = Calibration(
 
 @pytest.fixture
 def config(checkpoint: Path) -> EvaluateConfig:
-    return EvaluateConfig(checkpoint=str(checkpoint), rounds=10)
+    return EvaluateConfig(checkpoint=str(checkpoint), bootstrap=10)
 
 
 @pytest.fixture
@@ -80,10 +80,10 @@ def test_a_workspace_its_scores_and_its_details_give_the_same_figures(
     checkpoint = request.getfixturevalue(which)
     predict = PredictConfig(checkpoint=str(checkpoint), aggregate=aggregate)
     predict_faces(faces_workspace, predict, output=tmp_path / "s.csv", details=tmp_path / "details")
-    config = EvaluateConfig(checkpoint=str(checkpoint), aggregate=aggregate, rounds=10)
+    config = EvaluateConfig(checkpoint=str(checkpoint), aggregate=aggregate, bootstrap=10)
     direct = figures(faces_workspace, labels, config)
-    scores = figures(tmp_path / "s.csv", labels, EvaluateConfig(rounds=10))
-    details = figures(tmp_path / "details", labels, EvaluateConfig(aggregate=aggregate, rounds=10))
+    scores = figures(tmp_path / "s.csv", labels, EvaluateConfig(bootstrap=10))
+    details = figures(tmp_path / "details", labels, EvaluateConfig(aggregate=aggregate, bootstrap=10))
     assert _figures_alone(direct, "video", "video_all") == _figures_alone(scores, "video", "video_all")
     assert _figures_alone(direct, "video", "frame") == _figures_alone(details, "video", "frame")
     rows = read_scores(tmp_path / "s.csv")
@@ -126,7 +126,7 @@ def test_a_workspace_with_labels_of_its_own_is_measured_on_its_test_split_alone(
     assert (events[-1].done, events[-1].total) == (2, 2)
     predict_faces(imported_faces, PredictConfig(checkpoint=config.checkpoint), output=tmp_path / "s.json")
     manifest = imported_faces / "detect-faces" / "videos.parquet"
-    scores = figures(tmp_path / "s.json", manifest, EvaluateConfig(rounds=10))
+    scores = figures(tmp_path / "s.json", manifest, EvaluateConfig(bootstrap=10))
     assert _figures_alone(found, "video") == _figures_alone(scores, "video")
     everything = figures(imported_faces, config=replace(config, split="all"))
     assert everything["statuses"] == {"ok": 8, "unreadable": 1}
@@ -193,7 +193,11 @@ def test_a_workspace_without_labels_or_without_any_face_is_refused(
         ("details", {"perturb": "videos"}, "--perturb scores again, which .* does not allow; pass a workspace"),
         ("scores", {"checkpoint": "other"}, "--checkpoint has no effect on .*: it is scored already"),
         ("details", {"checkpoint": "other"}, "--checkpoint has no effect on .*: it is scored already"),
-        ("workspace", {"perturb": "faces", "kinds": ("rain",)}, "unknown perturbation 'rain'; known: jpeg, h264, "),
+        (
+            "workspace",
+            {"perturb": "faces", "perturbations": ("rain",)},
+            "unknown perturbation 'rain'; known: jpeg, h264, ",
+        ),
         ("workspace", {"perturb": "videos"}, "holds faces without their videos; pass --perturb faces"),
         ("crops", {"perturb": "videos"}, "holds faces without their videos; pass --perturb faces"),
         ("nothing", {}, "nothing to measure: pass scores, details, a workspace or a Parquet of crops"),
@@ -219,9 +223,9 @@ def test_what_the_source_can_not_obey_is_refused_before_any_work(
     ("changes", "message"),
     [
         ({"threshold": 1.5}, r"threshold must be in \[0, 1\], got 1.5"),
-        ({"rounds": -1}, "rounds must be >= 0, got -1"),
+        ({"bootstrap": -1}, "bootstrap must be >= 0, got -1"),
         ({"confidence": 1.0}, "confidence must be between 0 and 1, got 1.0"),
-        ({"protocol": "paper", "aggregate": "mean"}, "aggregate has no place beside a protocol, got mean"),
+        ({"protocol": "paper", "aggregate": "mean"}, "aggregate cannot be combined with a protocol, got mean"),
         ({"protocol": "mine"}, "protocol must be one of paper, deepfakebench, sbi, got mine"),
         ({"perturb": "sound"}, "perturb must be one of faces, videos, got sound"),
     ],
@@ -249,9 +253,9 @@ def test_intervals_from_few_groups_are_noted(tmp_path: Path, groups: int, is_not
     names = [(f"{number}.mp4", "fake" if number % 2 else "real") for number in range(groups)]
     scores = write_score_file(tmp_path / "s.csv", [score_row(name, 0.5) for name, _ in names])
     labels = write_labels(tmp_path / "l.csv", names)
-    notes = evaluate(scores, EvaluateConfig(rounds=5), labels=labels).notes
+    notes = evaluate(scores, EvaluateConfig(bootstrap=5), labels=labels).notes
     assert any(note.startswith(f"intervals from {groups} groups are too narrow") for note in notes) == is_noted
-    notes = evaluate(scores, EvaluateConfig(rounds=0), labels=labels).notes
+    notes = evaluate(scores, EvaluateConfig(bootstrap=0), labels=labels).notes
     assert not any("groups" in note for note in notes)
 
 
@@ -262,7 +266,7 @@ def test_what_was_measured_is_written_before_the_perturbations_begin(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pipelines.evaluation.robustness.score_perturbed", fail)
-    config = EvaluateConfig(checkpoint=str(checkpoint), rounds=0, perturb="faces", kinds=("blur",))
+    config = EvaluateConfig(checkpoint=str(checkpoint), bootstrap=0, perturb="faces", perturbations=("blur",))
     with pytest.raises(KeyboardInterrupt):
         evaluate(imported_faces, config, outputs=[tmp_path / "new" / "r.json"])
     found = json.loads((tmp_path / "new" / "r.json").read_text("utf-8"))
@@ -273,7 +277,9 @@ def test_details_say_what_they_do_not_know_unless_labels_do(tmp_path: Path) -> N
     faces = [face_row("real/a.mp4", 0, 0.1), face_row("fake/b.mp4", 0, 0.9)]
     details = write_plain_details(tmp_path / "d.parquet", faces)
     labels = write_labels(tmp_path / "l.csv", [("real/a.mp4", "real"), ("fake/b.mp4", "fake")])
-    without, with_labels = (evaluate(details, EvaluateConfig(rounds=0), labels=path).notes for path in (None, labels))
+    without, with_labels = (
+        evaluate(details, EvaluateConfig(bootstrap=0), labels=path).notes for path in (None, labels)
+    )
     assert any("pass --labels to count them" in note for note in without)
     assert not any("--labels" in note for note in with_labels)
 
@@ -285,8 +291,8 @@ def test_sources_of_one_name_are_told_apart_in_the_report(tmp_path: Path) -> Non
         rows = [score_row(f"{name}{n}.mp4", n) for n in (0, 1)]
         sources.append(write_score_file(tmp_path / name / "scores.csv", rows))
     said = [(f"{name}{n}.mp4", ("real", "fake")[n]) for name in ("celebdf", "dfdc") for n in (0, 1)]
-    report = evaluate(sources, EvaluateConfig(rounds=0), labels=write_labels(tmp_path / "l.csv", said))
+    report = evaluate(sources, EvaluateConfig(bootstrap=0), labels=write_labels(tmp_path / "l.csv", said))
     assert report.sources == ["celebdf/scores", "dfdc/scores"]
     assert [section.dataset for section in report.sections] == [None, "celebdf/scores", "dfdc/scores"]
-    alone = evaluate(sources[0], EvaluateConfig(rounds=0), labels=tmp_path / "l.csv")
+    alone = evaluate(sources[0], EvaluateConfig(bootstrap=0), labels=tmp_path / "l.csv")
     assert alone.sources == ["scores.csv"]

@@ -96,7 +96,7 @@ def test_evaluate_joins_its_scores_with_labels_by_path(deepfake: Deepfake, video
     write_scores(tmp_path / "s.csv", rows, excel_safe=True)
     labels = "".join(f"{name},{'real' if n < 2 else 'fake'}\n" for n, name in enumerate(videos))
     (tmp_path / "labels.csv").write_text("video,label\n" + labels)
-    result = deepfake("evaluate", tmp_path / "s.csv", "--labels", tmp_path / "labels.csv", "--rounds", 0)
+    result = deepfake("evaluate", tmp_path / "s.csv", "--labels", tmp_path / "labels.csv", "--bootstrap", 0)
     assert result.exit_code == 0 and result.stderr == ""
 
 

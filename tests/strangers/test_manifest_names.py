@@ -38,7 +38,7 @@ READERS = {
                                        "OUT.safetensors"]),
     "evaluate": (FACES, "crop_path", ["evaluate", "WORK", "--checkpoint", "CHECKPOINT", "--split", "all"]),
     "perturb": (FACES, "crop_path", ["evaluate", "WORK", "--checkpoint", "CHECKPOINT", "--split", "all", "--perturb",
-                                     "faces", "--kinds", "jpeg"]),
+                                     "faces", "--perturbations", "jpeg"]),
 }  # fmt: skip
 
 
