@@ -1,10 +1,10 @@
-"""Draws where the default weights fail on faces that anybody may see, and how often: docs/images/failures.png.
+"""Shows where, and how often, the default weights fail on public-domain faces: docs/images/failures.png.
 
     python benchmarks/failure_gallery.py
 
 Two photographs in the public domain, both sample data of Python packages: the astronaut Eileen Collins (NASA; the genuine
-example clip) and Rear Admiral Grace Hopper (US Navy; matplotlib). Each as it is and perturbed, and forged: self-blends and
-imitated swaps, as the training makes them, from other random numbers. Two people say nothing of people in general.
+example clip) and Rear Admiral Grace Hopper (US Navy; matplotlib). Each as it is and perturbed, and forged:
+self-blends as in training, from other random numbers. Two people are no sample of people in general.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from matplotlib.figure import Figure
 from pipelines.checkpoints.checkpoint import load_checkpoint
 from pipelines.checkpoints.preprocessing import Preprocessing, cut_input, to_network_input
 from pipelines.data.self_blending import blend_with_itself
-from pipelines.data.swap_imitation import imitate_swap
 from pipelines.evaluation.perturbations import PERTURBATIONS, perturb_image
 from pipelines.faces.align import AlignedFace, align_face
 from pipelines.faces.detector import load_detector
@@ -34,7 +33,7 @@ from pipelines.video.frames import ChosenFrames
 
 ROOT = Path(__file__).parents[1]
 FORGERIES = 40
-"""Of each kind and face."""
+"""Self-blends per face."""
 SHOWN = 6
 SEED = 77_000
 INCHES = 1.7
@@ -42,7 +41,7 @@ INCHES = 1.7
 
 @dataclass(frozen=True)
 class Shown:
-    """A face, what was done to it, and what the weights say."""
+    """A face, what was done to it, and its score."""
 
     what: str
     is_fake: bool
@@ -84,7 +83,6 @@ def make_cases(face: AlignedFace) -> list[tuple[str, bool, Image]]:
     for seed in range(SEED, SEED + FORGERIES):
         landmarks = face.landmarks
         cases.append(("self-blend", True, blend_with_itself(face.crop, landmarks, np.random.default_rng(seed)).image))
-        cases.append(("imitated swap", True, imitate_swap(face.crop, landmarks, np.random.default_rng(seed)).image))
     return cases
 
 

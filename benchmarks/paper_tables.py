@@ -1,4 +1,4 @@
-"""Tables 5 and 6 of the paper at a scale for two cores, and its figures 4 to 6: writes docs/research/ablations.md and the picture.
+"""Tables 5 and 6 of the paper scaled to two cores, and its figures 4 to 6: writes docs/research/ablations.md and its picture.
 
     python benchmarks/paper_tables.py --train WORKSPACE --val WORKSPACE --other WORKSPACE --init BACKBONE_WEIGHTS
 

@@ -1,31 +1,30 @@
-"""The outline of a face from five landmarks: a template in the face's own frame, and the hulls that masks are made from.
+"""The outline of a face from five landmarks: a template in face coordinates, and the hulls that blending masks are made from.
 
-The frame has its origin between the eyes; one unit of u is the distance of the eyes, one of v that of eyes and mouth. It
-follows turned, tilted and foreshortened faces. The template stands for the 68 points (and 13 of the forehead) of a dense
-landmark detector, of which only jaw, brows and forehead can lie on a hull. Its numbers are our own, set by eye on one
+The origin lies between the eyes; one unit of u is the distance between the eyes, one unit of v that from eyes to mouth. The
+frame follows turned, tilted and foreshortened faces. The template stands for the 68 points (and 13 of the forehead) of a dense
+landmark detector, of which only jaw, brows and forehead can lie on a hull. Its numbers were set by eye on one
 frontal face.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 
 from pipelines.faces.align import Points
 
-Kind = TypeVar("Kind")
 HullKind = Literal["face", "raised-brows", "forehead"]
 HULL_SHARES: Mapping[HullKind, float] = {"face": 0.5625, "raised-brows": 0.25, "forehead": 0.1875}
-"""How often each is drawn: what the published choice (forehead or not, then one of four hulls) comes to on real faces."""
+"""Frequencies: those of the published choice (forehead or not, then one of four hulls) on real faces."""
 AXIS_JITTER = 0.07
-"""Largest change of a face's width and height: the template has no variety of its own."""
+"""Largest relative change of width and height, since there is only one template."""
 POINT_JITTER = 0.02
-"""Deviation of each point, in units of the frame."""
+"""Standard deviation of each point, in units of the frame."""
 SINE_MIN = 0.25
 ASPECT_RANGE = (0.5, 2.0)
-"""Of eyes-to-mouth by eye-to-eye."""
+"""Plausible ratios of the eyes-mouth distance to the eye distance."""
 
 _JAW_TURNS = np.pi * np.arange(17) / 16
 _JAW = np.stack(
@@ -49,20 +48,15 @@ _OUTLINES: Mapping[HullKind, Points] = {
 
 
 def outline_points(kind: HullKind) -> Points:
-    """(K, 2) as u, v: the points whose convex hull is a face without forehead, with half the way from eye to brow more
-    above the brows, or with forehead. Symmetric about u = 0."""
+    """(K, 2) as u, v: points whose convex hull is a face without forehead, one extended above the brows by half the eye-brow
+    distance, or one with forehead. Symmetric about u = 0."""
     return _OUTLINES[kind]
 
 
-def draw_kind(shares: Mapping[Kind, float], rng: np.random.Generator) -> Kind:
-    """One of the kinds, each as often as its share of 1."""
-    kinds = list(shares)
-    return kinds[int(rng.choice(len(kinds), p=list(shares.values())))]
-
-
 def draw_outline(rng: np.random.Generator) -> Points:
-    """(K, 2) as u, v: the outline of a drawn kind, wider or narrower, longer or shorter, each point moved a little."""
-    points = outline_points(draw_kind(HULL_SHARES, rng))
+    """(K, 2) as u, v: a random kind of outline with jittered width, height and points."""
+    kinds = list(HULL_SHARES)
+    points = outline_points(kinds[int(rng.choice(len(kinds), p=list(HULL_SHARES.values())))])
     scale = rng.uniform(1 - AXIS_JITTER, 1 + AXIS_JITTER, 2)
     return points * scale + rng.normal(0, POINT_JITTER, points.shape)
 
@@ -70,7 +64,7 @@ def draw_outline(rng: np.random.Generator) -> Points:
 def face_frame(landmarks: Points) -> Points | None:
     """The transform (2, 3) from u, v to the pixels of the landmarks (5, 2): left eye, right eye, nose, mouth corners.
 
-    None where the five points are none of a face that shows both eyes and a mouth, or not known (NaN).
+    None if the points are unknown (NaN) or cannot be those of a face with both eyes and the mouth visible.
     """
     left_eye, right_eye, _, left_mouth, right_mouth = np.asarray(landmarks, dtype=np.float64)
     center = (left_eye + right_eye) / 2

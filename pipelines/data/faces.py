@@ -19,7 +19,6 @@ import numpy.typing as npt
 from pipelines.checkpoints.preprocessing import Preprocessing, cut_input, resize_square
 from pipelines.data.face_hull import face_frame
 from pipelines.data.self_blending import ROOM_PX, blend_with_itself, draw_source_and_target
-from pipelines.data.swap_imitation import imitate_swap
 from pipelines.errors import ConfigError
 from pipelines.faces.align import Points, template_points
 from pipelines.system.image_files import join_images, read_image
@@ -78,8 +77,6 @@ class FaceImages:
     cache_bytes: int = field(default_factory=default_cache_bytes)
     self_blends: bool = False
     """Whether real faces are asked for as self-blends, too: more of them is then kept in memory."""
-    swap_share: float = 0.0
-    """Share 0..1 of the self-blends that imitate a swap (`swap_imitation`); the others are the published ones."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.crop_jitter < 0.5:
@@ -112,12 +109,10 @@ class FaceImages:
         rng_of_blend, rng_of_view = rng.spawn(2)
         room_px = self._room_px
         wide = self._region(index, room_px)
-        imitates = self.swap_share > 0 and rng_of_view.random() < self.swap_share
         if as_fake:
-            make = imitate_swap if imitates else blend_with_itself
-            image = make(wide, self._landmarks_in_region(index, room_px), rng_of_blend).image
+            image = blend_with_itself(wide, self._landmarks_in_region(index, room_px), rng_of_blend).image
         else:
-            image = wide if imitates else draw_source_and_target(wide, rng_of_blend)[1]
+            image = draw_source_and_target(wide, rng_of_blend)[1]
         rows, columns = self._slices(0, start=self._start(room_px))
         return augment_image(self._random_crop(image[rows, columns], rng_of_view), self.augment, rng_of_view)
 

@@ -23,7 +23,7 @@ from pipelines.records import LABELS, LANDMARK_NAMES, EpochRow, FaceRow, VideoRo
 from pipelines.system.atomic_files import remove_for_good, replace_atomically, storage_error
 from pipelines.system.image_files import encode_image, join_images
 from pipelines.system.progress import Progress, ProgressCallback, ignore_progress
-from pipelines.training.config import TrainConfig, TrainOptions
+from pipelines.training.config import TrainConfig, TrainOptions, TrainPrecision
 from pipelines.training.settings import list_settings
 from pipelines.workspace.folder import StageFolder, open_upstream
 from pipelines.workspace.lock import hold_stage
@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 STAGE = "train"
 ROW_FORMAT = 2
-ADDED_SETTINGS: Mapping[str, Any] = {"pair_originals": False, "self_blend": 0.0, "swap_share": 0.0}
-"""Settings that older runs of this row format do not name, with what they did: such a run can go on."""
+NEUTRAL_SETTINGS: Mapping[str, Any] = {"pair_originals": False, "self_blend": 0.0, "swap_share": 0.0, "mirrored": False}
+"""Settings that not every version records. A run without one resumes as if it had recorded this value."""
+PRECISION_NAMES: Mapping[str, TrainPrecision] = {"32": "float32", "16": "float16"}
+"""Names in runs of older versions, and today's."""
 VALIDATION_FACES_PER_VIDEO = 8
 PREVIEW_FACES = 6
 PREVIEW_COLUMNS = 8
@@ -278,13 +280,22 @@ def _open_run(workspace: Path, run: str, provenance: Provenance, *, overwrite: b
         except OSError as error:
             raise storage_error(error, folder) from error
     if (folder / "videos.parquet").is_file():
-        older = read_provenance(folder / "videos.parquet")
-        changes = provenance.changes_from(replace(older, settings={**ADDED_SETTINGS, **older.settings}))
+        older = _normalise(read_provenance(folder / "videos.parquet"))
+        changes = _normalise(provenance).changes_from(older)
         if changes:
-            raise SettingsChangedError(
-                f"{folder} was started with other settings: {'; '.join(changes)}; pass --overwrite or another --run name"
-            )
+            more_epochs = provenance.settings["epochs"] > older.settings.get("epochs", 0)
+            remedy = "pass --overwrite or another --run name"
+            if more_epochs and (folder / "manifest.parquet").is_file():
+                remedy += f"; to train its weights further, pass --init {folder / 'last.safetensors'} --run OTHER"
+            raise SettingsChangedError(f"{folder} was started with other settings: {'; '.join(changes)}; {remedy}")
     return folder
+
+
+def _normalise(provenance: Provenance) -> Provenance:
+    """With the setting names and values of all versions brought to the same form, for comparison only."""
+    settings = {**NEUTRAL_SETTINGS, **provenance.settings}
+    precision: Any = settings.get("precision")
+    return replace(provenance, settings=settings | {"precision": PRECISION_NAMES.get(precision, precision)})
 
 
 def _write_sides(folder: Path, split: Split, provenance: Provenance) -> None:

@@ -25,8 +25,8 @@ from pipelines.training.settings import list_settings, replace_settings
 
 Preset = Literal["paper", "reference", "backbone"]
 Auxiliary = Literal["ril", "ams", "none"]
-ImageAugment = Literal["none", "flip", "robust", "cameras"]
-Precision = Literal["auto", "32", "bf16", "16"]
+ImageAugment = Literal["none", "flip", "robust"]
+TrainPrecision = Literal["auto", "float32", "bf16", "float16"]
 Normalization = Literal["auto", "half", "imagenet"]
 Optimizer = Literal["adam", "adamw"]
 Schedule = Literal["constant", "cosine", "step"]
@@ -207,8 +207,6 @@ class TrainConfig:
     self_blend: float = 0.0
     """Share of the fakes that are real training faces blended with themselves (`self_blending`), 0..1. The real face beside
     each is the target of that blend."""
-    swap_share: float = 0.0
-    """Share of these that imitate a swap (`swap_imitation`) rather than being made as published, 0..1."""
     epochs: int = 20
     backbone_epochs: int = 0
     """First epochs that train the backbone alone, on plain cross-entropy."""
@@ -222,8 +220,8 @@ class TrainConfig:
     ams: AdditiveMarginConfig = field(default_factory=AdditiveMarginConfig)
     agda: AttentionAugmentationConfig = field(default_factory=AttentionAugmentationConfig)
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
-    precision: Precision = "auto"
-    """`auto`: 32 on a CPU, bf16 on a GPU that has it."""
+    precision: TrainPrecision = "auto"
+    """`auto`: float32 on a CPU, bf16 on a GPU that supports it."""
     val_fraction: float = 0.1
     """Share of the groups held out when the manifest has no split `val`."""
     frames: int = DEFAULT_FRAMES
@@ -245,7 +243,6 @@ class TrainConfig:
         check(self.seed < 2**32, "seed", "must be < 2**32", self.seed)
         check(0 <= self.crop_jitter < 0.5, "crop_jitter", "must be in [0, 0.5)", self.crop_jitter)
         check(0 <= self.self_blend <= 1, "self_blend", "must be in [0, 1]", self.self_blend)
-        check(0 <= self.swap_share <= 1, "swap_share", "must be in [0, 1]", self.swap_share)
         for name, value in list_settings(self).items():
             numbers = value if isinstance(value, tuple) else (value,)
             check(

@@ -37,7 +37,7 @@ def load_initial_weights(network: Network, init: str) -> None:
             body: Any = network.backbone.net if isinstance(network, MultiAttentionDetector) else network.net
             _load_body(body, {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)})
     except (ValueError, RuntimeError) as error:
-        remedy = "check --preset, --backbone and --attentions" if is_whole else "check --backbone"
+        remedy = "check --preset, --backbone and --set num_attentions" if is_whole else "check --backbone"
         raise CheckpointError(f"{path} does not fit the network: {error}; {remedy}") from error
 
 

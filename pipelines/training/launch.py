@@ -24,24 +24,24 @@ from pipelines.errors import ConfigError, DeepfakeError
 from pipelines.records import EpochRow
 from pipelines.system.device import choose_device
 from pipelines.system.processes import StopSignals, end_with_parent
-from pipelines.training.config import Precision, TrainConfig, TrainOptions
+from pipelines.training.config import TrainConfig, TrainOptions, TrainPrecision
 from pipelines.training.loop import StepReport
 from pipelines.training.run import Run, continue_run
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # here, as processes begin to speak before they work
-_FABRIC_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+_FABRIC_PRECISION = {"float32": "32-true", "bf16": "bf16-mixed", "float16": "16-mixed"}
 PROCESS_TIMEOUT = timedelta(hours=6)
 """How long processes wait for each other: one of them validates while the others wait."""
 OnStep = Callable[[StepReport, list[EpochRow]], None]
 
 
-def choose_precision(precision: Precision, device: torch.device) -> Precision:
-    """What `auto` means on a device: 32 on a CPU, where bf16 gains little, bf16 on a GPU that computes it."""
-    if precision == "16" and device.type == "cpu":
-        raise ConfigError("precision 16 needs a GPU; use 32 or bf16")
+def choose_precision(precision: TrainPrecision, device: torch.device) -> TrainPrecision:
+    """Resolve `auto`: float32 on a CPU, where bf16 gains little; bf16 on a GPU that supports it."""
+    if precision == "float16" and device.type == "cpu":
+        raise ConfigError("precision float16 needs a GPU; use float32 or bf16")
     if precision != "auto":
         return precision
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
 
 
 def check_devices(config: TrainConfig, options: TrainOptions) -> None:

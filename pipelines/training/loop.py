@@ -192,7 +192,7 @@ class Trainer:
         losses = self._accumulate(inputs, labels, epoch, generator)
         norm = self._clip() if np.isfinite(losses["total"]) else float("nan")
         report = StepReport(epoch, self.step, self.steps_per_epoch(images), losses, rate, norm)
-        scaled = self.config.precision == "16"  # there the scaler skips a step whose gradient is not finite
+        scaled = self.config.precision == "float16"  # there the scaler skips a step whose gradient is not finite
         if not np.isfinite(losses["total"]) or not (scaled or np.isfinite(norm)):
             raise Diverged(report, batch, inputs)
         self.optimizer.step()

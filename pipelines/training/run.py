@@ -168,7 +168,6 @@ def make_training_images(
         crop_jitter=config.crop_jitter,
         cache_bytes=cache_bytes,
         self_blends=config.self_blend > 0,
-        swap_share=config.swap_share,
     )
 
 
@@ -262,7 +261,7 @@ def _keep_batch(error: Diverged, run: Run, images: FaceImages, rank: int) -> Tra
     return TrainingDivergedError(
         f"the loss became {report.losses['total']}, its gradient's norm {report.gradient_norm}, in epoch "
         f"{report.epoch + 1}, batch {report.step + 1} (videos {names}, …); the batch is kept in {path}; start another "
-        "--run with a lower --lr, more --warmup-steps or --clip-norm 1; --init can go on from an earlier epoch's weights"
+        "--run with a lower --lr, --set warmup_steps=200 or --set clip_norm=1; --init can start from an earlier epoch's weights"
     )
 
 

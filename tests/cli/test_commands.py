@@ -100,6 +100,7 @@ def _check(name: str, status: str, error: str | None) -> None:
     assert bool(error) == bool(expected.error), (name, error)
 
 
+@pytest.mark.isolated
 def test_every_bad_input_gets_a_row_with_cause_and_remedy_and_the_others_are_scored(
     deepfake: Deepfake, inputs: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -211,6 +212,7 @@ def test_messages_also_go_to_a_log_file(deepfake: Deepfake, some: Path, checkpoi
     assert deepfake("predict", some, "--log-file", tmp_path / "none" / "run.log").exit_code == 2
 
 
+@pytest.mark.isolated
 def test_extraction_takes_labels_and_tells_what_was_done_before(deepfake: Deepfake, tmp_path: Path) -> None:
     write_video(tmp_path / "videos.mp4", num_frames=5)
     (tmp_path / "labels.csv").write_text("video,label\nvideos.mp4,fake\n")
@@ -227,6 +229,7 @@ def test_extraction_takes_labels_and_tells_what_was_done_before(deepfake: Deepfa
     assert row["label"] == "fake"
 
 
+@pytest.mark.isolated
 def test_faces_are_imported_and_broken_ones_named(deepfake: Deepfake, tmp_path: Path, detector_file: Path) -> None:
     source = write_faces_parquet(tmp_path / "f.parquet", [{"image": make_noise(0)}, {"image": b"broken"}])
     result = deepfake("import-faces", source, "-w", tmp_path / "work", "--detector", detector_file)
@@ -249,8 +252,9 @@ def test_training_ends_in_a_line_that_names_the_checkpoint(
         == 0
     )
     arguments = (
-        "train", "-w", work, "--run", "tiny", "--backbone", "mobilenetv2_imagenet", "--attentions", 1,
-        "--input-size", 64, "--epochs", 1, "--batch-size", 2, "--crop-box", "94,118,286,310", "--lr", 0.0001, "--device", "cpu",
+        "train", "-w", work, "--run", "tiny", "--backbone", "mobilenetv2_imagenet", "--set", "num_attentions=1",
+        "--input-size", 64, "--epochs", 1, "--batch-size", 2, "--set", "crop_box=94,118,286,310", "--lr", 0.0001,
+        "--device", "cpu",
     )  # fmt: skip
     result = deepfake(*arguments)
     assert result.exit_code == 0, result.stderr

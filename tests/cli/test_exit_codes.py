@@ -112,9 +112,15 @@ def _error_line(stderr: str) -> str:
         (["train", "-w", "EMPTY", "--set", "ril.wait=1"], "no setting 'ril.wait'; did you mean ril.weight"),
         (["train", "-w", "EMPTY", "--set", "ril.weight=much"], "weight must be a number, got 'much'"),
         (["train", "-w", "EMPTY", "--set", "num_attentions=9"], "num_attentions must be <= 8, got 9"),
+        (["train", "-w", "EMPTY", "--set", "crop_box=1,2,3"], "crop_box takes 4 values, got '1,2,3'"),
+        (["train", "-w", "EMPTY", "--set", "crop_box=a,b,c,d"], "crop_box must be a whole number, got 'a'"),
+        (["train", "-w", "EMPTY", "--set", "workers=many"], "workers must be a whole number, got 'many'"),
         (["train", "-w", "EMPTY", "--epochs", "0", "--show-settings"], "epochs must be >= 1, got 0"),
         (["train", "-w", "EMPTY", "--devices", "0"], "devices must be >= 1, got 0"),
-        (["train", "-w", "EMPTY", "--precision", "16", "--device", "cpu"], "precision 16 needs a GPU; use 32 or bf16"),
+        (
+            ["train", "-w", "EMPTY", "--precision", "float16", "--device", "cpu"],
+            "precision float16 needs a GPU; use float32 or bf16",
+        ),
         (
             ["train", "-w", "EMPTY", "--preview-augmentations", "faces.txt"],
             "--preview-augmentations writes a .png or .jpg, not 'faces.txt'",
@@ -146,8 +152,8 @@ def test_wrong_use_ends_with_2_and_one_line(
         ["extract-frames", "video.mp4"],
         ["extract-frames", "video.mp4", "-w", "work", "--frames", "many"],
         ["extract-frames", "video.mp4", "-w", "work", "--decoder", "vlc"],
-        ["train", "-w", "work", "--crop-box", "1,2,3"],
-        ["train", "-w", "work", "--crop-box", "a,b,c,d"],
+        ["train", "-w", "work", "--input-size", "large"],
+        ["train", "-w", "work", "--attentions", "2"],
         ["predict", "-dash.mp4"],
     ],
 )
@@ -157,6 +163,7 @@ def test_a_command_line_that_does_not_parse_ends_with_2(deepfake: Deepfake, argu
     assert result.stdout == "" and "Error" in result.stderr
 
 
+@pytest.mark.isolated
 def test_changed_settings_end_with_2_and_overwrite_with_0(deepfake: Deepfake, video: Path, work: Path) -> None:
     assert deepfake("extract-frames", video, "-w", work).exit_code == 0
     refused = deepfake("extract-frames", video, "-w", work, "--frames", 64)
@@ -261,6 +268,7 @@ def test_code_in_a_weights_file_is_never_run(
     assert not mark.exists()
 
 
+@pytest.mark.isolated
 def test_results_and_notes_end_with_0(deepfake: Deepfake, video: Path, checkpoint: Path) -> None:
     result = deepfake("predict", video, "--checkpoint", checkpoint, "--min-frames", 100)
     assert result.exit_code == 0
@@ -349,7 +357,7 @@ def test_a_signal_ends_a_batch_which_then_goes_on(
     running.send_signal(number)
     ended = running.wait()
     assert ended.exit_code == exit_code
-    assert ended.stderr == f"{word}; what was finished is kept: run the same command again to go on\n"
+    assert ended.stderr == f"{word}; finished work is kept: run the same command again to resume\n"
     assert not output.exists()
     finished = len(ended.stdout.splitlines())
     assert 1 <= finished < 12
@@ -380,9 +388,9 @@ def test_a_signal_ends_a_stage_which_then_goes_on(
 
 
 TRAIN = (
-    "--backbone", "mobilenetv2_imagenet", "--attentions", 2, "--input-size", 32, "--crop-box", "94,118,286,310",
-    "--set", "mid_features=16", "--epochs", 1, "--batch-size", 4, "--samples-per-epoch", 60, "--ema", 0.5,
-    "--augment", "robust", "--schedule", "cosine", "--warmup-steps", 5,
+    "--backbone", "mobilenetv2_imagenet", "--set", "num_attentions=2", "--input-size", 32, "--epochs", 1, "--batch-size", 4,
+    "--augment", "robust", "--set", "crop_box=94,118,286,310", "--set", "mid_features=16", "--set", "samples_per_epoch=60",
+    "--set", "ema_decay=0.5", "--set", "schedule=cosine", "--set", "warmup_steps=5",
 )  # fmt: skip
 """One epoch of 15 steps."""
 
@@ -427,7 +435,7 @@ def test_a_signal_ends_a_training_in_the_middle_of_an_epoch_which_then_goes_on(
         time.sleep(0.01)  # signals of one kind do not queue
     ended = running.wait()
     assert ended.exit_code == exit_code, ended.stderr
-    assert ended.stderr.endswith(f"{word}; what was finished is kept: run the same command again to go on\n")
+    assert ended.stderr.endswith(f"{word}; finished work is kept: run the same command again to resume\n")
     assert not (run / "manifest.parquet").exists() and not (run / "last.safetensors").exists()
     assert temporary_files(work) == []
     if len(numbers) == 1:

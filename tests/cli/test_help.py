@@ -9,13 +9,16 @@ import subprocess
 import sys
 import time
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
-import deepfake_cli
+import pipelines
+from deepfake_cli.app import app
 from deepfake_cli.commands import calibrate, detect_faces, evaluate, extract_frames, import_faces, index, predict, train
 from pipelines.config import (
     CalibrateConfig,
@@ -51,12 +54,7 @@ SETTING_OF = {
     "max_memory": "max_memory_mb",
 }
 """Settings whose option is shorter than their name."""
-TRAIN_SETTING_OF = {
-    "attentions": "num_attentions",
-    "agda": "agda.mode",
-    "lr": "learning_rate",
-    "ema": "ema_decay",
-}
+TRAIN_SETTING_OF = {"lr": "learning_rate"}
 """Settings of `train` whose option is not the last part of their path."""
 NO_SETTINGS = {
     "inputs", "workspace", "labels", "source", "faces", "run", "output", "json_lines", "details", "quiet", "verbose",
@@ -83,7 +81,7 @@ def test_help_is_there_at_once() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--help"],
+        ["-h"],
         ["predict", "--help"],
         ["train", "--help"],
         ["index", "--help"],
@@ -103,9 +101,47 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    assert _run_python("-m", "deepfake_cli", "--version") == f"deepfake {deepfake_cli.__version__}\n"
-    project = (REPOSITORY / "pyproject.toml").read_text("utf-8")
-    assert f'\nversion = "{deepfake_cli.__version__}"\n' in project
+    assert _run_python("-m", "deepfake_cli", "--version") == f"deepfake {pipelines.__version__}\n"
+
+
+def _all_commands() -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The program and every command in it, each with the words that name it."""
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), typer.main.get_command(app))]
+    while waiting:
+        words, command = waiting.pop()
+        yield words, command
+        waiting += [((*words, name), child) for name, child in getattr(command, "commands", {}).items()]
+
+
+ALL_COMMANDS = dict(_all_commands())
+
+
+@pytest.mark.parametrize("words", ALL_COMMANDS, ids=" ".join)
+def test_every_command_has_short_help_with_a_plain_usage_and_an_example(
+    deepfake: Deepfake, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    text = deepfake(*words, "-h").stdout
+    assert text == deepfake(*words, "--help").stdout
+    assert "[[" not in text and "…" not in text
+    assert f"Example: {' '.join(('deepfake', *words))}" in text
+
+
+def test_commands_stand_in_groups_and_shell_completion_is_offered(deepfake: Deepfake) -> None:
+    text = deepfake("-h").stdout
+    panels = [text.index(f"─ {panel} ─") for panel in ("Score", "Build a dataset", "Train and measure", "Housekeeping")]
+    assert panels == sorted(panels) and "─ Commands ─" not in text
+    assert "--install-completion" in text and "--show-completion" in text
+
+
+def test_workers_mean_the_same_everywhere() -> None:
+    texts = {
+        parameter.help
+        for command in ALL_COMMANDS.values()
+        for parameter in command.params
+        if parameter.name == "workers"
+    }
+    assert len(texts) == 1
 
 
 def test_no_arguments_are_a_question_for_help(deepfake: Deepfake) -> None:
@@ -159,12 +195,12 @@ def test_every_way_to_train_has_an_option() -> None:
     options = inspect.signature(train.train).parameters.keys()
     # of the detector, of the inputs and of decoding, which `train` has none of
     unused = {"batch_size", "verify", "shard", "isolate", "timeout_seconds", "max_memory_mb"}
-    assert {field.name for field in fields(TrainOptions)} - unused <= options
+    assert {field.name for field in fields(TrainOptions)} - unused <= {*options, *train.NOT_LEARNED}
 
 
 def test_a_setting_of_train_that_is_not_given_is_that_of_the_preset(deepfake: Deepfake) -> None:
     options = _train_settings()
-    assert len(options) > 25 and {parameter.default for parameter in options.values()} == {None}
+    assert len(options) == 10 and {parameter.default for parameter in options.values()} == {None}
     assert inspect.signature(train.train).parameters["preset"].default == TrainConfig.preset
     for preset, config in PRESETS.items():
         shown = deepfake("train", "-w", "work", "--preset", preset, "--show-settings").stdout
@@ -181,21 +217,15 @@ def _read_settings(text: str) -> dict[str, str]:
 
 def _another(value: Any, hint: Any) -> Any:
     """A value that is not the default, of the same kind."""
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return next(each.value for each in hint if each.value != value)
+    if typing.get_origin(hint) is typing.Literal:
+        return next(each for each in typing.get_args(hint) if each != value)
     return value + 1 if isinstance(value, int) else {float: 0.25}.get(type(value), "other")
 
 
 def test_every_setting_option_of_train_changes_its_setting_alone(deepfake: Deepfake) -> None:
     before = list_settings(TrainConfig())
     hints = typing.get_type_hints(train.train)
-    special = {
-        "crop_box": "1,2,301,302",
-        "batch_size": 52,
-        "backbone_epochs": 5,
-        "texture_tap": "L1",
-        "attention_tap": "L4",
-    }
+    special = {"batch_size": 52}
     for path, parameter in _train_settings().items():
         kind = typing.get_args(hints[parameter.name])[0]
         value = special.get(parameter.name, _another(before[path], kind))
@@ -220,10 +250,11 @@ def test_every_setting_of_train_can_be_set(deepfake: Deepfake) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--attentions", "2", "--set", "num_attentions=3"], {"network.num_attentions": "3"}),
-        (["--agda", "hard", "--set", "agda.mode=none"], {"agda.mode": "none"}),
-        (["--agda", "hard", "--set", "mode=none"], {"agda.mode": "none"}),
-        (["--set", "weight_decay=0.1", "--weight-decay", "0"], {"optimization.weight_decay": "0.1"}),
+        (["--epochs", "2", "--set", "epochs=3"], {"epochs": "3"}),
+        (["--lr", "0.1", "--set", "optimization.learning_rate=0.2"], {"optimization.learning_rate": "0.2"}),
+        (["--set", "learning_rate=0.2", "--lr", "0.1"], {"optimization.learning_rate": "0.2"}),
+        (["--set", "num_attentions=3"], {"network.num_attentions": "3"}),
+        (["--set", "mode=none"], {"agda.mode": "none"}),
         (["--set", "ril.weight=1", "--set", "ril.weight=2"], {"ril.weight": "2.0"}),
         (["--set", "inner_margins=0.2,-0.8"], {"ril.inner_margins": "0.2 -0.8"}),
         (["--preset", "reference", "--epochs", "30"], {"epochs": "30", "backbone_epochs": "20"}),
@@ -236,12 +267,26 @@ def test_set_comes_last(deepfake: Deepfake, arguments: list[str], expected: dict
     assert {name: shown[name] for name in expected} == expected
 
 
+def test_help_of_train_shows_the_defaults_of_the_presets(deepfake: Deepfake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 200)
+    text = re.sub(r"[\s│╭╮╰╯─]+", " ", deepfake("train", "--help").stdout)
+    assert "Number of epochs. Default: 20, reference 50." in text
+    for path, parameter in _train_settings().items():
+        described = text.split(f" --{parameter.name.replace('_', '-')} ", 1)[1].split(" --", 1)[0]
+        assert f"Default: {list_settings(TrainConfig())[path]}" in described
+
+
+def test_set_reaches_what_changes_no_result(deepfake: Deepfake, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    refused = deepfake("train", "-w", tmp_path / "work", "--set", "cache_gb=-1", "--set", "workers=1")
+    assert refused.exit_code == 2 and "cache_gb must be >= 0, got -1.0" in refused.stderr
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_every_option_with_its_default(
     deepfake: Deepfake, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TERMINAL_WIDTH", "200")
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 200)
     text = re.sub(r"[\s│╭╮╰╯─]+", " ", deepfake(command, "--help").stdout)
     for option, parameter in inspect.signature(COMMANDS[command][0]).parameters.items():
         if option in ("inputs", "source", "sources", "dataset", "root"):

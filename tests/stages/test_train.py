@@ -18,6 +18,7 @@ from pipelines import (
     TrainConfig,
     TrainOptions,
     import_faces,
+    inspect,
     make_train_config,
     predict_faces,
     train,
@@ -36,7 +37,7 @@ from pipelines.models import build_model
 from pipelines.records import EpochRow, schema_of, table_to_rows
 from pipelines.system.progress import Progress
 from pipelines.training.settings import replace_settings
-from pipelines.workspace.manifest import read_provenance, read_table
+from pipelines.workspace.manifest import read_provenance, read_table, write_table
 from tests.conftest import CROP_BOX
 from tests.support import make_noise, temporary_files, write_faces_parquet
 
@@ -119,7 +120,7 @@ def test_the_checkpoint_holds_contract_and_provenance(undisturbed: Path) -> None
     assert contract.detector_sha256 == ""
     settings = header.provenance["settings"]
     assert (settings["epochs"], settings["agda.last_epochs"], settings["crop_box"]) == (3, 1, list(CROP_BOX))
-    assert settings["precision"] == "32"
+    assert settings["precision"] == "float32"
     assert header.provenance["upstream"]["stage"] == "import-faces"
     assert header.provenance["epoch"] in (2, 3)
     state = torch.load(undisturbed / "last.state.pt", weights_only=True)
@@ -183,6 +184,59 @@ def test_a_changed_setting_is_refused_by_name(
     with pytest.raises(SettingsChangedError, match=f"{message}; pass --overwrite or another --run name"):
         train(work, _change(**changed))
     _assert_same_run(folder, undisturbed)
+
+
+def _record_as_before(folder: Path, **settings: Any) -> None:
+    """The run as an older version recorded it: `None` leaves a setting out."""
+    for path in folder.glob("*.parquet"):
+        given = read_provenance(path)
+        recorded = {name: value for name, value in (given.settings | settings).items() if value is not None}
+        write_table(read_table(path), path, replace(given, settings=recorded))
+
+
+def test_a_run_of_an_older_version_resumes(undisturbed: Path, work: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(work, TINY, on_progress=_interrupt_at(2))
+    _record_as_before(work / "train" / "default", precision="32", swap_share=0.0, self_blend=None)
+    _assert_same_run(train(work, TINY).folder, undisturbed)
+
+
+def test_a_finished_run_of_an_older_version_is_not_trained_again(undisturbed: Path, work: Path) -> None:
+    folder = Path(shutil.copytree(undisturbed, work / "train" / "default"))
+    _record_as_before(folder, precision="32", swap_share=0.0)
+    events: list[Progress] = []
+    assert len(train(work, TINY, on_progress=events.append).epochs) == 3 and events == []
+
+
+@pytest.mark.parametrize(
+    ("recorded", "message"),
+    [
+        ({"swap_share": 0.5}, "swap_share was 0.5 and is now 0.0"),
+        ({"augment": "cameras"}, "augment was cameras and is now flip"),
+        ({"precision": "16"}, "precision was float16 and is now float32"),
+    ],
+)
+def test_a_run_with_a_removed_setting_is_read_but_not_resumed(
+    undisturbed: Path, work: Path, recorded: dict[str, Any], message: str
+) -> None:
+    folder = Path(shutil.copytree(undisturbed, work / "train" / "default"))
+    _record_as_before(folder, **recorded)
+    with pytest.raises(SettingsChangedError, match=f"{message}; pass --overwrite or another --run name"):
+        train(work, TINY)
+    assert read_provenance(folder / "manifest.parquet").settings.items() >= recorded.items()
+    assert "epochs" in str(inspect(folder / "manifest.parquet").facts)
+
+
+def test_more_epochs_of_a_finished_run_name_the_way(undisturbed: Path, work: Path) -> None:
+    folder = Path(shutil.copytree(undisturbed, work / "train" / "default"))
+    with pytest.raises(SettingsChangedError) as refused:
+        train(work, _change(epochs=4))
+    assert str(refused.value).endswith(
+        f"to train its weights further, pass --init {folder / 'last.safetensors'} --run OTHER"
+    )
+    with pytest.raises(SettingsChangedError) as refused:
+        train(work, _change(epochs=2, backbone_epochs=1))
+    assert "--init" not in str(refused.value)
 
 
 def test_changed_faces_are_a_changed_setting(undisturbed: Path, work: Path, tmp_path: Path) -> None:

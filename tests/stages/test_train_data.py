@@ -149,10 +149,10 @@ def test_a_network_starts_from_a_backbone_and_a_backbone_from_a_network(work: Pa
 
 def test_precision_is_recorded_as_what_it_came_to(work: Path) -> None:
     auto = train(work, SHORT, TrainOptions(device="cpu"))
-    assert read_provenance(auto.folder / "manifest.parquet").settings["precision"] == "32"
-    assert train(work, replace(SHORT, precision="32"), TrainOptions(device="cpu")).epochs == auto.epochs
-    with pytest.raises(ConfigError, match="precision 16 needs a GPU; use 32 or bf16"):
-        train(work, replace(SHORT, precision="16"), TrainOptions(device="cpu"), run="other")
+    assert read_provenance(auto.folder / "manifest.parquet").settings["precision"] == "float32"
+    assert train(work, replace(SHORT, precision="float32"), TrainOptions(device="cpu")).epochs == auto.epochs
+    with pytest.raises(ConfigError, match="precision float16 needs a GPU; use float32 or bf16"):
+        train(work, replace(SHORT, precision="float16"), TrainOptions(device="cpu"), run="other")
     assert not (work / "train" / "other").exists()
 
 

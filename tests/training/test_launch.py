@@ -41,7 +41,7 @@ EXACT = {
     "attention_dropout": 0.0,
     "final_dropout": 0.0,
     "agda.noise": 0.0,
-    "precision": "32",
+    "precision": "float32",
 }
 """Twenty steps in which nothing depends on how a batch is cut: no statistics of a process's own, no noise of its own."""
 TOLERANCE = 1e-4
@@ -188,7 +188,7 @@ def test_variables_of_a_cluster_have_no_effect(monkeypatch: pytest.MonkeyPatch) 
     }
     for name, value in {**variables, "WORLD_SIZE": "4", "MASTER_ADDR": "elsewhere", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
-    fabric = make_fabric(make_train_config("paper", precision="32"), TrainOptions(device="cpu", devices=2))
+    fabric = make_fabric(make_train_config("paper", precision="float32"), TrainOptions(device="cpu", devices=2))
     environment = fabric.strategy.cluster_environment  # type: ignore[attr-defined]
     assert (fabric.world_size, environment.node_rank(), environment.main_address) == (2, 0, "127.0.0.1")
     assert not environment.creates_processes_externally and environment.main_port > 1024

@@ -28,7 +28,7 @@ SETTINGS = {
     "samples_per_epoch": 8,
     "mid_features": 16,
     "drop_path_rate": 0.0,
-    "precision": "32",
+    "precision": "float32",
 }
 DEFAULT_CHECKPOINT = {"init": "multi-attention-default", "num_attentions": 4, "mid_features": 256, "input_size": 64}
 """Weights with sensible statistics, for tests that freeze them."""

@@ -40,13 +40,13 @@ BODY = {
     "mid_features": 16,
     "input_size": 32,
 }
-SHORT = BODY | {"epochs": 1, "backbone_epochs": 0, "batch_size": 4, "samples_per_epoch": 8, "precision": "32"}
+SHORT = BODY | {"epochs": 1, "backbone_epochs": 0, "batch_size": 4, "samples_per_epoch": 8, "precision": "float32"}
 FULL = BODY | {
     "epochs": 6,
     "backbone_epochs": 2,
     "batch_size": 4,
     "samples_per_epoch": 8,
-    "precision": "32",
+    "precision": "float32",
     "augment": "robust",
     "crop_jitter": 0.04,
     "self_blend": 0.5,
@@ -229,7 +229,7 @@ def test_a_lost_loss_is_kept_with_its_faces_and_costs_no_epoch(
         _train(run, on_step=on_step)
     message, path = str(caught.value), run.folder / "diverged-0.safetensors"
     assert "the loss became nan" in message and f"in epoch {epoch}, batch {batch} (videos video" in message
-    assert str(path) in message and "--lr" in message and "--warmup-steps" in message
+    assert str(path) in message and "--lr" in message and "warmup_steps" in message
     with safe_open(path, "pt") as file:
         metadata, inputs, labels = file.metadata(), file.get_tensor("inputs"), file.get_tensor("labels")
     paths = metadata["faces"].splitlines()
@@ -284,9 +284,9 @@ def test_precision_bf16_trains_on_a_cpu(training_faces: Faces, tmp_path: Path) -
 
 def test_precision_on_a_cpu_is_32_unless_bf16_is_asked_for() -> None:
     cpu = torch.device("cpu")
-    assert [choose_precision(asked, cpu) for asked in ("auto", "32", "bf16")] == ["32", "32", "bf16"]  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="precision 16 needs a GPU; use 32 or bf16"):
-        choose_precision("16", cpu)
+    assert [choose_precision(asked, cpu) for asked in ("auto", "float32", "bf16")] == ["float32", "float32", "bf16"]  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="precision float16 needs a GPU; use float32 or bf16"):
+        choose_precision("float16", cpu)
 
 
 @pytest.mark.parametrize(("asked", "backbone_epochs"), [(True, 0), (False, 0), (True, 1), (False, 1)])
