@@ -118,6 +118,18 @@ def test_every_command_in_the_documents_parses(document: Path) -> None:
             pass
 
 
+def _examples_in_help(command: Any = PROGRAM) -> Iterator[str]:
+    yield command.epilog
+    for child in getattr(command, "commands", {}).values():
+        yield from _examples_in_help(child)
+
+
+@pytest.mark.parametrize("epilog", _examples_in_help())
+def test_every_example_in_the_help_parses(epilog: str) -> None:
+    (words,) = _commands_in(epilog.removeprefix("Example: "))
+    _parse(words)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_and_option_in_a_synopsis_exists(document: Path) -> None:
     for words in _synopses(document.read_text("utf-8")):
