@@ -6,7 +6,7 @@ import enum
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -102,19 +102,6 @@ Margin = Annotated[
 ]
 
 
-class EvaluatedSplit(enum.StrEnum):
-    all = "all"
-    train = "train"
-    val = "val"
-    test = "test"
-
-
-class Aggregate(enum.StrEnum):
-    max_track = "max-track"
-    mean = "mean"
-    confident = "confident"
-
-
 def start_logging(*, quiet: bool, verbose: bool, log_file: Path | None) -> None:
     """Send the library's messages to stderr, and to a file if one is given."""
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
@@ -155,12 +142,3 @@ def inputs_from(named: list[str]) -> list[str]:
         else:
             inputs.append(name)
     return inputs
-
-
-def parse_box(text: str) -> tuple[int, int, int, int]:
-    """`x0,y0,x1,y1` as four integers."""
-    parts: list[Any] = text.split(",")
-    if len(parts) != 4 or not all(part.strip().isdigit() for part in parts):
-        raise typer.BadParameter(f"give four whole numbers x0,y0,x1,y1, got {text!r}")
-    x0, y0, x1, y1 = (int(part) for part in parts)
-    return x0, y0, x1, y1

@@ -19,7 +19,8 @@ def calibrate(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Scores or a --details folder made by the checkpoint, a workspace, or a Parquet of face crops."
+            metavar="SOURCE",
+            help="Scores or a --details folder made by the checkpoint, a workspace, or a Parquet of face crops.",
         ),
     ],
     output: Annotated[

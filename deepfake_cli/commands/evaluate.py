@@ -70,7 +70,8 @@ def evaluate(
     perturbations: Annotated[
         str,
         typer.Option(
-            metavar="LIST", help="Only these: jpeg,h264,downscale,blur,noise,brightness. Default: all of them."
+            metavar="LIST",
+            help="Only these, separated by commas: jpeg, h264, downscale, blur, noise, brightness. Default: all.",
         ),
     ] = ",".join(EvaluateConfig.perturbations),
     bootstrap: Annotated[

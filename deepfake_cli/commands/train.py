@@ -35,7 +35,9 @@ def _setting(path: str, help: str) -> Any:
 
 def train(
     workspace: opt.Workspace,
-    run: Annotated[str, typer.Option(help="Name of the run's folder, train/RUN in the workspace.")] = "default",
+    run: Annotated[
+        str, typer.Option(metavar="NAME", help="Name of the run's folder, train/RUN in the workspace.")
+    ] = "default",
     preset: Annotated[
         Preset, typer.Option(metavar="NAME", help="Defaults of all settings: paper, reference or backbone.")
     ] = TrainConfig.preset,
@@ -44,7 +46,7 @@ def train(
     ] = None,
     show_settings: Annotated[bool, typer.Option("--show-settings", help="Print all settings and exit.")] = False,
     preview_augmentations: Annotated[
-        Path | None, typer.Option(help="Write a picture of augmented faces (.png or .jpg) and exit.")
+        Path | None, typer.Option(metavar="FILE", help="Write a picture of augmented faces (.png or .jpg) and exit.")
     ] = None,
     backbone: Annotated[
         str | None, _setting("network.backbone", "Backbone: a timm name, or mobilenetv2_imagenet.")
@@ -76,8 +78,9 @@ def train(
 ) -> None:
     """Train a detector on the workspace's faces. After an interruption, the same command resumes.
 
-    Presets: paper is the multi-attention network as published, reference follows its authors' code, backbone is a plain
-    classifier."""
+    Presets: paper is the multi-attention network as published, reference follows
+    its authors' code, backbone is a plain classifier.
+    """
     opt.start_logging(quiet=quiet, verbose=verbose, log_file=log_file)
     given = {
         "backbone": backbone,
