@@ -29,6 +29,7 @@ def config(checkpoint: Path) -> PredictConfig:
     return PredictConfig(checkpoint=str(checkpoint))
 
 
+@pytest.mark.slow
 def test_a_decoder_that_crashes_hangs_or_eats_memory_costs_that_video_only(
     config: PredictConfig, clip: Path, forged_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +89,7 @@ def test_limits_without_processes_are_refused() -> None:
         RunOptions(isolate=True, timeout_seconds=0)
 
 
+@pytest.mark.slow
 def test_a_signal_lets_the_video_in_work_end_and_a_later_run_does_the_rest(
     checkpoint: Path, clip: Path, forged_clip: Path, tmp_path: Path
 ) -> None:

@@ -44,6 +44,7 @@ def test_a_decoder_that_crashes_costs_that_video_only_and_is_tried_again(
     assert temporary_files(work) == []
 
 
+@pytest.mark.slow
 def test_faces_found_in_other_processes_are_the_same(
     faces_workspace: Path, clip: Path, forged_clip: Path, detector_file: Path, tmp_path: Path
 ) -> None:
@@ -55,6 +56,7 @@ def test_faces_found_in_other_processes_are_the_same(
     assert file_contents(summary.folder, ".png") == file_contents(expected, ".png")
 
 
+@pytest.mark.slow
 def test_a_picture_that_crashes_a_decoder_costs_its_video_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, picture in enumerate((make_noise(0), b"crash", make_noise(1), make_noise(2))):
         (tmp_path / f"{number}.png").write_bytes(picture)
