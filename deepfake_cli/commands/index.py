@@ -16,7 +16,7 @@ from pipelines.config import IndexConfig, RunOptions, SplitChoice
 from pipelines.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipelines.datasets.checks import Check, CheckReport
+    from pipelines.datasets.checks import CheckReport, CheckResult
     from pipelines.stages.index import IndexSummary
 
 WIDTH = 100
@@ -129,7 +129,7 @@ def _print_report(report: CheckReport, *, quiet: bool) -> None:
         _print_detail(check)
 
 
-def _print_detail(check: Check) -> None:
+def _print_detail(check: CheckResult) -> None:
     indent = "    "
     for line in textwrap.wrap(
         printable(check.detail),

@@ -65,15 +65,15 @@ def save_checkpoint(path: Path, state: Mapping[str, Tensor], header: CheckpointH
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     metadata = {"deepfake": json.dumps(header.to_json(), sort_keys=True)}
-    with replace_atomically(path) as beside:
-        beside.write_bytes(save(tensors, metadata=metadata))  # by Python, so a full disk is an OSError
+    with replace_atomically(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata=metadata))  # by Python, so a full disk is an OSError
 
 
 def read_header(path: Path) -> CheckpointHeader:
     """The header of a checkpoint file.
 
     Raises:
-        CheckpointError: not one of our checkpoints; the message says what it is instead, where that can be told.
+        CheckpointError: not one of our checkpoints; the message says what it is instead, if known.
     """
     metadata = read_safetensors_metadata(path)
     if "deepfake" not in metadata:
@@ -129,7 +129,7 @@ def read_safetensors_metadata(path: Path) -> dict[str, str]:
             if not all(isinstance(text, str) for text in metadata.values()):
                 raise ValueError("metadata that are no text")
     except OSError as error:
-        raise CheckpointError(f"{path} can not be read: {error.strerror}") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, struct.error, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a safetensors file; pass a checkpoint made by: deepfake train") from error
     return dict(metadata)
@@ -143,7 +143,9 @@ def _once_each(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def load_checkpoint(name_or_file: str, build_network: Callable[..., nn.Module], device: Any = "cpu") -> Checkpoint:
+def load_checkpoint(
+    name_or_file: str | Path | WeightsFile, build_network: Callable[..., nn.Module], device: Any = "cpu"
+) -> Checkpoint:
     """A checkpoint from a registry name or a file, its network built by `build_network(model, **model_config)` and loaded
     strictly.
 
@@ -168,7 +170,7 @@ def _build(build_network: Callable[..., nn.Module], header: CheckpointHeader, pa
     try:
         return build_network(header.model, **header.model_config)
     except Exception as error:  # wrong sizes are refused by torch and timm with many types
-        raise CheckpointError(f"{path} names a network that can not be built: {error}") from error
+        raise CheckpointError(f"{path} names a network that cannot be built: {error}") from error
 
 
 def _refuse_misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:

@@ -111,7 +111,7 @@ def _open(url: str, held: int) -> Any:
         ) from error
     except URLError as error:
         raise DownloadError(
-            f"{urlsplit(url).hostname} can not be reached ({error.reason}); check the connection, and behind a proxy "
+            f"{urlsplit(url).hostname} cannot be reached ({error.reason}); check the connection, and behind a proxy "
             f"https_proxy and SSL_CERT_FILE; or get {url} on another machine and pass the file's path instead"
         ) from error
     except (OSError, http.client.HTTPException) as error:
@@ -152,7 +152,7 @@ def _check_room(folder: Path, held: int, total: int | None) -> None:
 
 
 def _is_safe(url: str) -> bool:
-    """Whether nobody on the way can read or change what is fetched."""
+    """Whether the connection is encrypted, or stays on this machine."""
     return urlsplit(url).scheme == "https" or _is_loopback(url)
 
 

@@ -1,6 +1,6 @@
 """Weights in the layout of the authors' code (github.com/yoctta/multiple-attention) become those of the preset `reference`.
 
-Their checkpoints hold an EfficientNet-B4 under `net.` with names of its own (`_blocks.n`, counted through all stages), the
+Their checkpoints hold an EfficientNet-B4 under `net.` with different names (`_blocks.n`, counted through all stages), the
 attention head `attentions`, the texture block `texture_enhance` and the classifier's layers. Nothing here reads files.
 """
 
@@ -135,7 +135,7 @@ def _without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tenso
 
 
 def _refuse_other_networks(theirs: Mapping[str, Tensor]) -> None:
-    """Variants that their code can make as well, told by what only they have."""
+    """Variants that their code can make as well, recognised by parameters that only they have."""
     if "net._conv_stem.weight" not in theirs and any(name.startswith("net.block1.") for name in theirs):
         raise ValueError(f"it is a network on Xception; {SUPPORTED}")
     stem = theirs.get("texture_enhance.conv0.weight")

@@ -1,4 +1,4 @@
-"""The preprocessing contract: what lies between a video and the network. It travels inside every checkpoint."""
+"""The preprocessing contract: how a video becomes the network's input. It is stored in every checkpoint."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Image = npt.NDArray[np.uint8]
-OPTIONAL = frozenset(("mirrored",))
-"""Fields that older contracts do not have; one that does not hold is left out, and digests stay what they were."""
 
 
 def _is_whole(value: Any) -> bool:
@@ -53,14 +51,13 @@ _RULES: Mapping[str, Callable[[Any], bool]] = {
     "frames": lambda value: _is_whole(value) and value >= 1,
     "aggregate": lambda value: value in get_args(Aggregate),
     "threshold": lambda value: _is_number(value) and 0 <= value <= 1,
-    "mirrored": lambda value: isinstance(value, bool),
 }
-"""What each field must be, beside those that have one value only."""
+"""Rules of the fields that have more than one valid value."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How the network's input is made. Geometry, normalisation and class order must match; the rest is a recommendation."""
+    """How the network's input is made. Geometry, normalisation and class order must match; the rest are recommendations."""
 
     template: str = "wm-380"
     margin: float = 1.0
@@ -81,8 +78,6 @@ class Preprocessing:
     frames: int = DEFAULT_FRAMES
     aggregate: str = "max-track"
     threshold: float = 0.5
-    mirrored: bool = False
-    """A face's probability is the mean of those of its input and of the mirrored one."""
 
     def __post_init__(self) -> None:
         check_crop_box(self.crop_box, self.aligned_size)
@@ -92,10 +87,10 @@ class Preprocessing:
         """From a checkpoint's header.
 
         Raises:
-            CheckpointError: a field is missing, unknown, or asks for what this program does not do.
+            CheckpointError: a field is missing, unknown, or not supported by this version.
         """
-        known = {field.name for field in fields(cls)}
-        wrong = sorted((known ^ set(value)) - OPTIONAL)
+        value = _without_removed(value)
+        wrong = sorted({field.name for field in fields(cls)} ^ set(value))
         if wrong:
             raise CheckpointError(f"the checkpoint's preprocessing contract has a missing or unknown field: {wrong[0]}")
         try:
@@ -109,11 +104,10 @@ class Preprocessing:
         return contract
 
     def to_json(self) -> dict[str, Any]:
-        values = {key: list(item) if isinstance(item, tuple) else item for key, item in asdict(self).items()}
-        return {key: item for key, item in values.items() if key not in OPTIONAL or item}
+        return {key: list(item) if isinstance(item, tuple) else item for key, item in asdict(self).items()}
 
     def check_supported(self) -> None:
-        """Refuse what this program would silently do otherwise, and values that only fail when a video is scored."""
+        """Refuse what this program would silently ignore, and values that would fail only when a video is scored."""
         for name, is_right in _RULES.items():
             if not is_right(getattr(self, name)):
                 raise CheckpointError(
@@ -129,6 +123,21 @@ class Preprocessing:
             got = getattr(self, name)
             if got != wanted:
                 raise CheckpointError(f"the checkpoint's {name} is {got}, this version of deepfake uses {wanted}")
+
+
+def _without_removed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A contract of an earlier version without what this version no longer has; refused if it depends on that."""
+    if value.get("mirrored", False) is not False:
+        raise CheckpointError(
+            "the checkpoint asks for mirrored scoring, which this version of deepfake no longer has; "
+            "train it again without mirrored"
+        )
+    if value.get("aggregate") == "confident":
+        raise CheckpointError(
+            "the checkpoint asks for the aggregate confident, which this version of deepfake no longer has; "
+            "calibrate the original checkpoint again"
+        )
+    return {name: item for name, item in value.items() if name != "mirrored"}
 
 
 def cut_input(crop: Image, contract: Preprocessing) -> Image:

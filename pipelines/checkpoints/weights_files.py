@@ -1,4 +1,4 @@
-"""Finding, checking and reading weights files, ours and other people's. Nothing here runs code from a file."""
+"""Find, check and read weights files, ours and others'. Nothing here runs code from a file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WeightsKind = Literal["detector", "checkpoint"]
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which other people's files keep the weights."""
 RENAMES: tuple[tuple[str, str], ...] = (("module.", ""), ("model.", ""))
-"""Prefixes of other people's parameter names and what becomes of them: the one rename table."""
+"""Prefixes of parameter names in third-party files, and our names for them."""
 MAX_UNPACKED_BYTES = 1 << 30
 """Of the file in a .zip: it is unpacked in memory, and a small .zip can hold a very large one."""
 
@@ -40,12 +40,17 @@ class WeightsFile:
     sha256: str
 
 
-def resolve_weights(name_or_file: str, *, kind: WeightsKind) -> WeightsFile:
+def resolve_weights(name_or_file: str | Path | WeightsFile, *, kind: WeightsKind) -> WeightsFile:
     """The file behind a registry name or a path; embedded and pulled files are checked against their digest.
+
+    A file that is resolved already is returned as it is, and not hashed again.
 
     Raises:
         CheckpointError: unknown name, missing or not yet pulled file, wrong kind, or a digest that differs.
     """
+    if isinstance(name_or_file, WeightsFile):
+        return name_or_file
+    name_or_file = str(name_or_file)
     entry = weights.find_entry(name_or_file)
     if entry is None:
         path = Path(name_or_file)
@@ -84,7 +89,7 @@ def _registered_file(entry: WeightsEntry) -> tuple[Path, str]:
 
 
 def is_digest_of(entry: WeightsEntry, digest: str) -> bool:
-    """Whether a SHA-256 is the registered one, or begins with what the publisher tells of it."""
+    """Whether a SHA-256 is the registered one, or begins with the digits that the publisher gives."""
     return bool(entry.sha256) and digest.startswith(entry.sha256)
 
 
@@ -92,7 +97,7 @@ def _weights_digest(path: Path) -> str:
     try:
         return file_digest(path)
     except OSError as error:
-        raise CheckpointError(f"{path} can not be read: {error.strerror}; check its permissions") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -177,7 +182,7 @@ def _unpack(path: Path) -> io.BytesIO:
         try:
             return io.BytesIO(packed.read(files[0]))
         except Exception as error:  # each way of packing has its own type
-            raise CheckpointError(f"{path} can not be unpacked ({error}); get it again") from error
+            raise CheckpointError(f"{path} cannot be unpacked ({error}); get it again") from error
 
 
 def _unwrap(content: Any, path: Path) -> Mapping[str, Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from pipelines.datasets.dataset import Dataset, Finding, Listing, PublishedCount
+from pipelines.datasets.dataset import Dataset, Listing, Mismatch, PublishedCount
 from pipelines.datasets.layout import (
     absolute,
     find_base,
@@ -44,7 +44,7 @@ def list_celebdf_v2(root: Path) -> Listing:
     """The videos of Celeb-DF v2: labels from the folders, `test` as listed, everything else `train`.
 
     That all videos that are not listed are for training is how the authors use the list. A line that contradicts the
-    folder of its video is reported and the folder believed. Without the list, or if no line of it names a video of the
+    folder of its video is reported, and the folder counts. Without the list, or if no line of it names a video of the
     three folders, nothing has a split.
 
     Raises:
@@ -69,19 +69,21 @@ def _list_celebdf(root: Path, dataset: str) -> Listing:
     if base is None:
         raise no_layout(root, dataset, f"folder {CELEB_REAL}, {YOUTUBE_REAL} or {SYNTHESIS}")
     found = {name: folder for name in FOLDERS if (folder := find_folder(base, name))}
-    videos, findings = keep_first(_make_rows(found, dataset), root)
+    videos, mismatches = keep_first(_make_rows(found, dataset), root)
     is_there = (base / TEST_LIST).is_file()
     lines, malformed = _read_test_list(base / TEST_LIST) if is_there else ([], [])
     if not lines:
         cause = f"{TEST_LIST} {'names no video' if is_there else 'is not there'}"
         message = f"{cause}, so nothing is known to be for testing; get it from the data set's page"
-        return Listing(videos, [*findings, *malformed, Finding("layout", TEST_LIST, message)], has_official_split=False)
+        return Listing(
+            videos, [*mismatches, *malformed, Mismatch("layout", TEST_LIST, message)], has_official_split=False
+        )
     listed = {_make_key(dataset, line.folder, line.stem) for line in lines}
     videos = [_with_split(video, listed) for video in videos]
-    findings += malformed + _find_contradictions(lines) + _find_missing(lines, videos, dataset)
+    mismatches += malformed + _find_contradictions(lines) + _find_missing(lines, videos, dataset)
     if dataset == V2:
-        findings += _find_short_list(lines, found)
-    return Listing(videos, findings, has_official_split=True)
+        mismatches += _find_short_list(lines, found)
+    return Listing(videos, mismatches, has_official_split=True)
 
 
 def _make_rows(folders: Mapping[str, Path], dataset: str) -> Iterator[VideoRow]:
@@ -120,11 +122,11 @@ def _with_split(video: VideoRow, listed: set[str]) -> VideoRow:
     return replace(video, split="test" if video.video_key in listed else "train")
 
 
-def _read_test_list(path: Path) -> tuple[list[_TestLine], list[Finding]]:
+def _read_test_list(path: Path) -> tuple[list[_TestLine], list[Mismatch]]:
     """The lines `<digit> <folder>/<file>`, and those that are not of this form: each may name a video for testing."""
     names = {name.casefold(): name for name in FOLDERS}
     lines: list[_TestLine] = []
-    malformed: list[Finding] = []
+    malformed: list[Mismatch] = []
     for number, text in enumerate(read_lines(path), start=1):
         digit, *rest = text.split(maxsplit=1)
         video = PurePosixPath(*rest)
@@ -134,44 +136,44 @@ def _read_test_list(path: Path) -> tuple[list[_TestLine], list[Finding]]:
                 f"{text!r} is not of the form '1 {CELEB_REAL}/id0_0000.mp4', so its video is not known to be for testing; "
                 "get the list again from the data set's page"
             )
-            malformed.append(Finding("label", f"{TEST_LIST} line {number}", message))
+            malformed.append(Mismatch("label", f"{TEST_LIST} line {number}", message))
             continue
         lines.append(_TestLine(number, LABEL_OF_DIGIT[digit], folder, video.stem))
     return lines, malformed
 
 
-def _find_contradictions(lines: list[_TestLine]) -> list[Finding]:
+def _find_contradictions(lines: list[_TestLine]) -> list[Mismatch]:
     wrong = [line for line in lines if FOLDERS[line.folder] != line.label]
     if wrong and len(wrong) == len(lines):
         message = (
-            f"every one of the {len(lines)} lines contradicts the folder of its video, so somebody has turned the list "
-            "round (in the original 1 is real); the folders were believed"
+            f"every one of the {len(lines)} lines contradicts the folder of its video, so the list has been inverted "
+            "(in the original 1 is real); the labels are those of the folders"
         )
-        return [Finding("label", TEST_LIST, message)]
+        return [Mismatch("label", TEST_LIST, message)]
     return [
-        Finding(
+        Mismatch(
             "label",
             f"{TEST_LIST} line {line.number}",
-            f"says that {line.folder}/{line.stem} is {line.label} (1 is real here); the folder was believed",
+            f"says that {line.folder}/{line.stem} is {line.label} (1 is real here); the folder counts",
         )
         for line in wrong
     ]
 
 
-def _find_missing(lines: list[_TestLine], videos: list[VideoRow], dataset: str) -> list[Finding]:
+def _find_missing(lines: list[_TestLine], videos: list[VideoRow], dataset: str) -> list[Mismatch]:
     """Per folder of the list, the videos that are not there."""
     known = {video.video_key for video in videos}
     listed: dict[str, list[str]] = {}
     for line in lines:
         listed.setdefault(line.folder, []).append(line.stem)
-    findings: list[Finding] = []
+    mismatches: list[Mismatch] = []
     for folder, stems in listed.items():
         missing = [stem for stem in stems if _make_key(dataset, folder, stem) not in known]
-        findings += not_there(f"{TEST_LIST}: {folder}", missing, len(stems))
-    return findings
+        mismatches += not_there(f"{TEST_LIST}: {folder}", missing, len(stems))
+    return mismatches
 
 
-def _find_short_list(lines: list[_TestLine], folders: Mapping[str, Path]) -> list[Finding]:
+def _find_short_list(lines: list[_TestLine], folders: Mapping[str, Path]) -> list[Mismatch]:
     """A list without the 70 lines of YouTube-real is in circulation: those videos would pass for training videos."""
     if YOUTUBE_REAL not in folders or any(line.folder == YOUTUBE_REAL for line in lines):
         return []
@@ -179,7 +181,7 @@ def _find_short_list(lines: list[_TestLine], folders: Mapping[str, Path]) -> lis
         f"names no video of {YOUTUBE_REAL} ({len(lines)} lines; the official list has 518, 70 of them there), so those "
         "for testing count as train; get the official list"
     )
-    return [Finding("layout", TEST_LIST, message)]
+    return [Mismatch("layout", TEST_LIST, message)]
 
 
 def _count(what: str, count: int, *, folder: str | None = None, **fields: str) -> PublishedCount:

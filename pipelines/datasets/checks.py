@@ -1,4 +1,4 @@
-"""Holds a data set's folder against what was published, its files against each other, and its splits against leaks."""
+"""Compare a data set's folder with published counts, find copies among its files and leaks between its splits."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from pipelines.data.cropped_sources import digest_of_pictures
+from pipelines.data.face_crop_sources import digest_of_pictures
 from pipelines.data.leaks import EXAMPLES, NAMES, find_leaks
-from pipelines.datasets.dataset import Dataset, Finding, FindingKind, Listing
+from pipelines.datasets.dataset import Dataset, Listing, Mismatch, MismatchKind
 from pipelines.errors import InputError, StorageError, UnreadableError, describe_failure
 from pipelines.records import SPLITS, VideoRow
 from pipelines.system.progress import Progress, ProgressCallback, ignore_progress
 
 log = logging.getLogger(__name__)
-Outcome = Literal["ok", "note", "failed"]
+CheckOutcome = Literal["ok", "note", "failed"]
 MAX_WORKERS = 4
-"""Threads that read files, where the number is not given: a disk gains little from more."""
+"""Default number of threads that read files: a disk gains little from more."""
 MISSING, READABLE = "missing files", "readable files"
-FINDINGS: dict[FindingKind, tuple[str, Outcome]] = {
+MISMATCHES: dict[MismatchKind, tuple[str, CheckOutcome]] = {
     "label": ("labels against folders", "failed"),
     "missing": (MISSING, "failed"),
     "unlisted": ("unlisted files", "note"),
     "layout": ("layout", "note"),
 }
-"""What each kind of finding is called in the report, and what comes of it."""
+"""What each kind of mismatch is called in the report, and how serious it is."""
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckResult:
     """One line of the report."""
 
     name: str
-    outcome: Outcome
-    """`note`: worth knowing, such as a part that was not downloaded; `failed`: to be cured before anything is measured."""
+    outcome: CheckOutcome
+    """`note`: worth knowing, such as a part that was not downloaded; `failed`: must be fixed before evaluation."""
     expected: str
     found: str
     detail: str = ""
@@ -48,7 +48,7 @@ class Check:
 class CheckReport:
     """All that was checked, in a fixed order."""
 
-    checks: tuple[Check, ...]
+    checks: tuple[CheckResult, ...]
 
     @property
     def is_incomplete(self) -> bool:
@@ -76,7 +76,7 @@ def inspect_files(
         is_cropped: each path is a folder of pictures of faces.
 
     Raises:
-        StorageError: the digests can not be kept.
+        StorageError: the digests cannot be stored.
     """
 
     def inspect(video: VideoRow) -> VideoRow:
@@ -86,7 +86,7 @@ def inspect_files(
             raise
         except (InputError, OSError) as error:
             return replace(video, status="unreadable", error=describe_failure(error))
-        except Exception as error:  # one strange file must not end a check of thousands; the traceback goes to the log
+        except Exception as error:  # one odd file must not end a check of thousands; the traceback goes to the log
             log.exception("index failed on %s", video.path)
             return replace(video, status="failed", error=describe_failure(error))
 
@@ -111,7 +111,7 @@ def check_dataset(dataset: Dataset, listing: Listing, videos: Sequence[VideoRow]
     return CheckReport(
         (
             *_check_counts(dataset, listing.videos),
-            *(_check_findings(kind, listing.findings) for kind in FINDINGS),
+            *(_check_mismatches(kind, listing.mismatches) for kind in MISMATCHES),
             _check_readable(videos),
             *_check_copies(videos),
             *_check_leaks(videos),
@@ -124,7 +124,7 @@ def _inspect_video(video: VideoRow, digest_of: Callable[[Path], str]) -> VideoRo
 
     path = Path(video.path)
     if not path.is_file():
-        raise UnreadableError(f"{path.name} is no file; download it again")
+        raise UnreadableError(f"{path.name} is not a file; download it again")
     sha256 = digest_of(path)
     video = replace(video, video_id=sha256[:16], sha256=sha256)
     try:
@@ -151,32 +151,32 @@ def _inspect_folder(video: VideoRow) -> VideoRow:
     return replace(video, video_id=sha256[:16], sha256=sha256)
 
 
-def _check_counts(dataset: Dataset, videos: Sequence[VideoRow]) -> Iterator[Check]:
+def _check_counts(dataset: Dataset, videos: Sequence[VideoRow]) -> Iterator[CheckResult]:
     """Of the parts that are there; downloads are often partial, so another number is a note."""
     for published in dataset.published:
         found = sum(map(published.selects, videos))
         if found:
             difference = found - published.count
             detail = f"{abs(difference)} {'more' if difference > 0 else 'fewer'} than published" if difference else ""
-            outcome: Outcome = "note" if difference else "ok"
-            yield Check(f"videos of {published.what}", outcome, str(published.count), str(found), detail)
+            outcome: CheckOutcome = "note" if difference else "ok"
+            yield CheckResult(f"videos of {published.what}", outcome, str(published.count), str(found), detail)
 
 
-def _check_findings(kind: FindingKind, findings: Sequence[Finding]) -> Check:
-    name, outcome = FINDINGS[kind]
-    found = [finding for finding in findings if finding.kind == kind]
-    messages = [f"{finding.where}: {finding.message}" for finding in found]
+def _check_mismatches(kind: MismatchKind, mismatches: Sequence[Mismatch]) -> CheckResult:
+    name, outcome = MISMATCHES[kind]
+    found = [mismatch for mismatch in mismatches if mismatch.kind == kind]
+    messages = [f"{mismatch.where}: {mismatch.message}" for mismatch in found]
     return replace(_none_expected(name, outcome, messages), found=_places(len(found)))
 
 
-def _check_readable(videos: Sequence[VideoRow]) -> Check:
+def _check_readable(videos: Sequence[VideoRow]) -> CheckResult:
     broken = [video for video in videos if video.status != "ok"]
     detail = _examples(f"{video.video_key}: {video.error}" for video in broken)
-    outcome: Outcome = "failed" if broken else "ok"
-    return Check(READABLE, outcome, str(len(videos)), str(len(videos) - len(broken)), detail)
+    outcome: CheckOutcome = "failed" if broken else "ok"
+    return CheckResult(READABLE, outcome, str(len(videos)), str(len(videos) - len(broken)), detail)
 
 
-def _check_copies(videos: Sequence[VideoRow]) -> Iterator[Check]:
+def _check_copies(videos: Sequence[VideoRow]) -> Iterator[CheckResult]:
     first: dict[str, VideoRow] = {}
     equal: list[str] = []
     contradicting: list[str] = []
@@ -194,24 +194,24 @@ def _check_copies(videos: Sequence[VideoRow]) -> Iterator[Check]:
     yield _none_expected("copies with two labels", "failed", contradicting)
 
 
-def _check_leaks(videos: Sequence[VideoRow]) -> Iterator[Check]:
+def _check_leaks(videos: Sequence[VideoRow]) -> Iterator[CheckResult]:
     sides = {side: [video for video in videos if video.split == side] for side in SPLITS}
     leaks = find_leaks(
         {side: rows for side, rows in sides.items() if rows}, others=[video for video in videos if video.split is None]
     )
     for kind, (noun, _) in NAMES.items():
-        told = [str(leak) for leak in leaks if leak.kind == kind]
-        remedy = "cure: --drop-leaks or --split deal, with --overwrite" if told else ""
-        yield _none_expected(f"leaks by {noun}", "failed", told, remedy)
+        messages = [str(leak) for leak in leaks if leak.kind == kind]
+        remedy = "remedy: --drop-leaks or --split deal, with --overwrite" if messages else ""
+        yield _none_expected(f"leaks by {noun}", "failed", messages, remedy)
 
 
-def _none_expected(name: str, outcome: Outcome, messages: Sequence[str], remedy: str = "") -> Check:
+def _none_expected(name: str, outcome: CheckOutcome, messages: Sequence[str], remedy: str = "") -> CheckResult:
     detail = "; ".join(filter(None, (_examples(messages), remedy)))
-    return Check(name, outcome if messages else "ok", "0", str(len(messages)), detail)
+    return CheckResult(name, outcome if messages else "ok", "0", str(len(messages)), detail)
 
 
 def _places(number: int) -> str:
-    """A finding is one list or folder, and may tell of many files."""
+    """A mismatch is one list or folder, and may concern many files."""
     return f"{number} place{'' if number == 1 else 's'}" if number else "0"
 
 

@@ -1,4 +1,4 @@
-"""A data set of one's own: a CSV with the path and label of each video, and what else is known of it."""
+"""Your own data set: a CSV with the path and label of each video, and optional details."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.datasets.dataset import Dataset, Finding, Listing
+from pipelines.datasets.dataset import Dataset, Listing, Mismatch
 from pipelines.datasets.layout import absolute
 from pipelines.errors import DatasetError
 from pipelines.records import VideoRow
@@ -37,7 +37,7 @@ def list_csv(root: Path) -> Listing:
     if not there:
         raise DatasetError(f"{root} names no video that is there; its paths must start at the folder {root.parent}")
     files = [InputFile(line.path, _name_below(root.parent, line.path)) for line in there]
-    findings = [line.missing(line.given) for line in lines if not line.path.is_file()]
+    mismatches = [line.missing(line.given) for line in lines if not line.path.is_file()]
     key_of = dict(zip(there, make_video_keys(files), strict=True))
     original_of = _find_originals(lines, root)
     videos: list[VideoRow] = []
@@ -45,14 +45,14 @@ def list_csv(root: Path) -> Listing:
         about = replace(line.about, dataset=line.about.dataset or root.stem)
         if about.original:
             original = original_of.get(line)
-            findings += [] if original else [line.missing_original()]
+            mismatches += [] if original else [line.missing_original()]
             about = replace(about, original=key_of.get(original, original.given) if original else about.original)
         if about.mask:
             mask = _resolve(root.parent, about.mask)
-            findings += [] if mask.is_file() else [line.missing(about.mask)]
+            mismatches += [] if mask.is_file() else [line.missing(about.mask)]
             about = replace(about, mask=absolute(mask) if mask.is_file() else None)
         videos.append(VideoRow(video_id="", sha256="", video_key=key, path=absolute(line.path), **vars(about)))
-    return Listing(videos, findings, has_official_split=all(video.split for video in videos))
+    return Listing(videos, mismatches, has_official_split=all(video.split for video in videos))
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,17 @@ class _Line:
     path: Path
     about: VideoLabel
 
-    def missing(self, name: str) -> Finding:
+    def missing(self, name: str) -> Mismatch:
         """That something it names is not there."""
-        return Finding("missing", f"line {self.number}", f"{name} is not there; correct the path or remove the line")
+        return Mismatch("missing", f"line {self.number}", f"{name} is not there; correct the path or remove the line")
 
-    def missing_original(self) -> Finding:
+    def missing_original(self) -> Mismatch:
         """That no line is of its original."""
         message = (
             f"original {self.about.original} of {self.given} is in no line; fakes of one original are kept together all "
             "the same"
         )
-        return Finding("unlisted", f"line {self.number}", message)
+        return Mismatch("unlisted", f"line {self.number}", message)
 
 
 def _read_lines(path: Path) -> list[_Line]:

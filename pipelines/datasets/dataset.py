@@ -1,4 +1,4 @@
-"""What every data set's module provides: a listing of the videos, with what does not fit, and what was published."""
+"""What every data set's module provides: a listing of the videos, mismatches, and published counts."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from typing import Literal
 
 from pipelines.records import VideoRow
 
-FindingKind = Literal["label", "missing", "unlisted", "layout"]
+MismatchKind = Literal["label", "missing", "unlisted", "layout"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Mismatch:
     """Something in the folder that does not fit what the data set's own lists say."""
 
-    kind: FindingKind
-    """`label`: a list and a folder contradict each other (the message says which was believed). `missing`: listed, not
-    there. `unlisted`: there, in no list. `layout`: something that was passed over, such as an archive that is not
-    unpacked."""
+    kind: MismatchKind
+    """`label`: a list and a folder contradict each other (the message says which one counts). `missing`: listed, but no
+    file. `unlisted`: a file in no list. `layout`: something that was skipped, such as an archive that was not unpacked."""
     where: str
     """The path or line, relative to the root."""
     message: str
@@ -34,7 +33,7 @@ class Listing:
     """`video_id` and `sha256` empty (nothing is hashed here), `path` absolute, `video_key` unique
     (`dataset/method/compression/stem`, as many of these as the data set has), `label` never None, `split` where an
     official list gives one, `original` the key of the video a fake was made from, `dataset` the data set's name."""
-    findings: list[Finding]
+    mismatches: list[Mismatch]
     has_official_split: bool
     """Whether lists that came with the download decided every video's side; then nothing is dealt."""
 

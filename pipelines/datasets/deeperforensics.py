@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from pipelines.datasets.dataset import Dataset, Finding, Listing
+from pipelines.datasets.dataset import Dataset, Listing, Mismatch
 from pipelines.datasets.ffpp_tree import (
     REALS,
     YOUTUBE,
@@ -44,7 +44,7 @@ NUM_VIDEOS = 1000
 NUM_VIDEOS_OF = {"train": 703, "val": 96, "test": 201}
 """The page gives 703 : 96 : 21 of 1000: a digit of the last is missing."""
 REAL_COMPRESSION = "c23"
-"""The one that the authors tell to take."""
+"""The one that the authors recommend."""
 _FAKE_NAME = re.compile(r"(?P<target>\d{3})_(?P<actor>[MW]\d{3})")
 
 
@@ -61,52 +61,52 @@ def list_deeperforensics(root: Path) -> Listing:
     base = find_base(root, (FAKES,))
     if base is None:
         raise no_layout(root, NAME, f"{FAKES} (is the download unpacked?)")
-    fakes, findings = _find_fakes(base, root)
+    fakes, mismatches = _find_fakes(base, root)
     reals, passed_over = _find_reals(base, root)
     split_of = _read_splits(base)
     if split_of is None:
-        findings.append(_lists_are_missing(base.relative_to(root).as_posix()))
+        mismatches.append(_lists_are_missing(base.relative_to(root).as_posix()))
     else:
         for part in fakes + reals:
             names = YOUTUBE_NAME if part.source == YOUTUBE else _FAKE_NAME
-            findings += compare_with_list(part.where, found=part.videos, listed=filter(names.fullmatch, split_of))
+            mismatches += compare_with_list(part.where, found=part.videos, listed=filter(names.fullmatch, split_of))
     compressions = {part.compression for part in reals} or {REAL_COMPRESSION}
     real_compression = REAL_COMPRESSION if REAL_COMPRESSION in compressions else min(compressions)
     rows = [_make_real(part, stem) for part in reals for stem in part.videos]
     rows += [_make_fake(part, stem, real_compression) for part in fakes for stem in part.videos]
     videos = [replace(row, split=(split_of or {}).get(Path(row.path).stem)) for row in rows]
     videos.sort(key=lambda row: row.video_key)
-    return Listing(videos, findings + passed_over, has_official_split=split_of is not None)
+    return Listing(videos, mismatches + passed_over, has_official_split=split_of is not None)
 
 
-def _find_fakes(base: Path, root: Path) -> tuple[list[Part], list[Finding]]:
+def _find_fakes(base: Path, root: Path) -> tuple[list[Part], list[Mismatch]]:
     parts: list[Part] = []
-    findings: list[Finding] = []
+    mismatches: list[Mismatch] = []
     folder = find_folder(base, FAKES)
     assert folder is not None
     for child in sorted(path for path in folder.iterdir() if path.is_dir()):
         where = child.relative_to(root).as_posix()
         if child.name.lower() not in VARIANTS:
-            findings.append(Finding("layout", where, f"passed over: the variants are {', '.join(VARIANTS)}"))
+            mismatches.append(Mismatch("layout", where, f"skipped: the variants are {', '.join(VARIANTS)}"))
             continue
         videos, passed_over = videos_by_stem(child, names=_FAKE_NAME, example="000_M101.mp4", root=root)
         parts.append(Part(METHOD, child.name.lower(), where, videos, masks={}))
-        findings += passed_over
+        mismatches += passed_over
     if not parts:
         where = folder.relative_to(root).as_posix()
         message = f"no variant is there ({', '.join(VARIANTS)}); unpack the download with its script: bash unzip.sh"
-        findings.append(Finding("layout", where, message))
-    return parts, findings
+        mismatches.append(Mismatch("layout", where, message))
+    return parts, mismatches
 
 
-def _find_reals(base: Path, root: Path) -> tuple[list[Part], list[Finding]]:
+def _find_reals(base: Path, root: Path) -> tuple[list[Part], list[Mismatch]]:
     of_ffpp = base if find_folder(base, REALS, YOUTUBE) else find_base(root, (REALS, YOUTUBE))
     if of_ffpp is None:
         message = (
             f"no {REALS}/{YOUTUBE}, so nothing is real: the real videos are the YouTube clips of FaceForensics++ "
             f"({REAL_COMPRESSION}) and not source_videos; move or link its folder {REALS} to this place"
         )
-        return [], [Finding("layout", base.relative_to(root).as_posix(), message)]
+        return [], [Mismatch("layout", base.relative_to(root).as_posix(), message)]
     return find_parts(of_ffpp, REALS, YOUTUBE, names=YOUTUBE_NAME, example=YOUTUBE_EXAMPLE, root=root)
 
 
@@ -149,11 +149,11 @@ def _make_fake(part: Part, stem: str, real_compression: str) -> VideoRow:
     )
 
 
-def _lists_are_missing(where: str) -> Finding:
+def _lists_are_missing(where: str) -> Mismatch:
     message = (
         "no lists/splits with train.txt, val.txt and test.txt, so nothing has a split; they come with the download"
     )
-    return Finding("layout", where, message)
+    return Mismatch("layout", where, message)
 
 
 DEEPERFORENSICS = Dataset(
@@ -173,7 +173,7 @@ ROOT/
   original_sequences/youtube/c23/videos/000.mp4    from FaceForensics++: the real videos
   source_videos/                                   the actors; not listed, they are no real side
 Unpack the download with its script first: bash unzip.sh
-The folder of FaceForensics++ may also lie beside that of DeeperForensics-1.0 in ROOT.
+The folder of FaceForensics++ may also be next to that of DeeperForensics-1.0 in ROOT.
 """,
     published=tuple(
         count_part(NUM_VIDEOS_OF[split] if split else NUM_VIDEOS, source, compression, method=method, split=split)

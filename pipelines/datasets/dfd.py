@@ -32,13 +32,13 @@ def list_dfd(root: Path) -> Listing:
     if base is None:
         raise no_layout(root, NAME, f"{REALS}/{REAL_SOURCE} and no {FAKES}/{METHOD}")
     example = "07__kitchen_pan.mp4"
-    reals, findings = find_parts(base, REALS, REAL_SOURCE, names=_REAL_NAME, example=example, root=root)
+    reals, mismatches = find_parts(base, REALS, REAL_SOURCE, names=_REAL_NAME, example=example, root=root)
     example = "07_12__kitchen_pan__0AB1CD2E.mp4"
     fakes, passed_over = find_parts(base, FAKES, METHOD, names=_FAKE_NAME, example=example, root=root)
     rows = [_make_real(part, stem) for part in reals for stem in part.videos]
     rows += [_make_fake(part, stem) for part in fakes for stem in part.videos]
     videos = sorted(rows, key=lambda row: row.video_key)
-    return Listing(videos, findings + passed_over, has_official_split=False)
+    return Listing(videos, mismatches + passed_over, has_official_split=False)
 
 
 def _make_real(part: Part, stem: str) -> VideoRow:

@@ -10,9 +10,10 @@ from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipelines.datasets.dataset import Dataset, Finding, Listing, PublishedCount
+from pipelines.datasets.dataset import Dataset, Listing, Mismatch, PublishedCount
 from pipelines.datasets.layout import (
     absolute,
+    count,
     find_folder,
     folders_in,
     keep_first,
@@ -54,17 +55,17 @@ def list_dfdc(root: Path) -> Listing:
     if not labelled and not parts:
         raise no_layout(root, NAME, f"folder with {PART_LIST} (a part) or {LABEL_LIST} (validation or test set)")
     rows: list[VideoRow] = []
-    findings: list[Finding] = []
+    mismatches: list[Mismatch] = []
     for folder, split, name in _name_sets(labelled, root):
         of_set, found = _list_set(folder, root, name, split)
-        rows, findings = rows + of_set, findings + found
+        rows, mismatches = rows + of_set, mismatches + found
     has_sides = bool(rows)
     for folder, name in _name_parts(parts, root):
         of_part, found = _list_part(folder, root, name, "train" if has_sides else None)
-        rows, findings = rows + of_part, findings + found
+        rows, mismatches = rows + of_part, mismatches + found
     videos, repeated = keep_first(rows, root)
     unlisted = _find_unlisted(folders, [*parts, *labelled], root)
-    return Listing(videos, [*findings, *repeated, *unlisted], has_official_split=has_sides)
+    return Listing(videos, [*mismatches, *repeated, *unlisted], has_official_split=has_sides)
 
 
 def _walk(folder: Path, depth: int) -> Iterator[Path]:
@@ -112,7 +113,7 @@ def _videos_of(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in (videos_in(inner) if inner else []) + videos_in(folder)}
 
 
-def _list_part(folder: Path, root: Path, part: str, split: str | None) -> tuple[list[VideoRow], list[Finding]]:
+def _list_part(folder: Path, root: Path, part: str, split: str | None) -> tuple[list[VideoRow], list[Mismatch]]:
     entries = read_json(folder / PART_LIST)
     if not isinstance(entries, dict):
         raise DatasetError(f"{folder / PART_LIST} is no table of videos; get it again from the data set's page")
@@ -130,7 +131,7 @@ def _field(entry: Any, name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _list_set(folder: Path, root: Path, name: str, split: str) -> tuple[list[VideoRow], list[Finding]]:
+def _list_set(folder: Path, root: Path, name: str, split: str) -> tuple[list[VideoRow], list[Mismatch]]:
     path = folder / LABEL_LIST
     reader = csv.DictReader(StringIO(read_text(path)))
     missing = {"filename", "label"} - set(reader.fieldnames or ())
@@ -150,8 +151,8 @@ def _make_rows(
     *,
     group: str | None,
     split: str | None,
-) -> tuple[list[VideoRow], list[Finding]]:
-    """Rows of the listed videos that are there and have a label, and findings about all others."""
+) -> tuple[list[VideoRow], list[Mismatch]]:
+    """Rows of the listed videos that are there and have a label, and mismatches about all others."""
     there = _videos_of(folder)
     videos = _match_names(labels, there)
     rows = [
@@ -170,14 +171,14 @@ def _make_rows(
         if label and file_name in videos
     ]
     where = _where(folder / list_name, root)
-    findings = not_there(where, sorted(labels.keys() - videos.keys()), len(labels))
+    mismatches = not_there(where, sorted(labels.keys() - videos.keys()), len(labels))
     taken = set(videos.values())
-    findings += not_listed(_where(folder, root), sorted(name for name, path in there.items() if path not in taken))
+    mismatches += not_listed(_where(folder, root), sorted(name for name, path in there.items() if path not in taken))
     unlabelled = sorted(file_name for file_name, label in labels.items() if label is None)
     if unlabelled:
-        message = f"passed over: {len(unlabelled)} videos without a label that is known: {name_some(unlabelled)}"
-        findings.append(Finding("layout", where, message))
-    return rows, findings
+        message = f"skipped {count(unlabelled)} without a known label: {name_some(unlabelled)}"
+        mismatches.append(Mismatch("layout", where, message))
+    return rows, mismatches
 
 
 def _match_names(listed: Collection[str], there: Mapping[str, Path]) -> dict[str, Path]:
@@ -200,14 +201,14 @@ def _by_folded_name(names: Iterable[str]) -> dict[str, list[str]]:
     return by_folded
 
 
-def _find_unlisted(folders: Sequence[Path], listed: Sequence[Path], root: Path) -> list[Finding]:
+def _find_unlisted(folders: Sequence[Path], listed: Sequence[Path], root: Path) -> list[Mismatch]:
     """Folders that hold videos but no list."""
-    findings: list[Finding] = []
+    mismatches: list[Mismatch] = []
     for folder in folders:
         is_inner = folder.name.casefold() == "videos" and folder.parent in listed
         if folder not in listed and not is_inner:
-            findings += not_listed(_where(folder, root), [path.name for path in videos_in(folder)])
-    return findings
+            mismatches += not_listed(_where(folder, root), [path.name for path in videos_in(folder)])
+    return mismatches
 
 
 def _in_part(label: Label) -> PublishedCount:
@@ -238,7 +239,7 @@ ROOT/
   validation/{LABEL_LIST}, 4000.mp4 ...
   test/{LABEL_LIST}, aaaaaaaaaa.mp4 ...
 Any of these alone is enough, ROOT may also be one of them. The parts may lie deeper (train/dfdc_train_part_00/
-dfdc_train_part_0), the videos in a folder videos beside the list.""",
+dfdc_train_part_0), the videos in a folder videos next to the list.""",
     published=(
         _in_part("real"),
         _in_part("fake"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipelines.datasets.dataset import Dataset, Finding, Listing, PublishedCount
+from pipelines.datasets.dataset import Dataset, Listing, Mismatch, PublishedCount
 from pipelines.datasets.layout import absolute, keep_first, no_layout, not_listed, not_there, read_json, videos_in
 from pipelines.errors import DatasetError
 from pipelines.records import LABELS, Label, VideoRow
@@ -25,7 +25,7 @@ def list_dfdcp(root: Path) -> Listing:
 
     A video that is not at its listed path is looked for by its file name below the first folder of that path: copies put a
     folder `videos` in between. For that it has to be the only one of its name there, in the list as among the files. A
-    label that contradicts the folder is reported and the list believed, for it is what results are reported on.
+    label that contradicts the folder is reported and the list counts, since results are reported on it.
 
     Raises:
         DatasetError: no `dataset.json`, or it has another form.
@@ -36,12 +36,12 @@ def list_dfdcp(root: Path) -> Listing:
     files = _Files.below(root, entries)
     paths = {name: path for name in entries if (path := files.find(name))}
     rows = [_make_row(name, path, entries[name]) for name, path in paths.items()]
-    videos, findings = keep_first(rows, root)
-    findings += _find_contradictions({name: entries[name] for name in paths})
-    findings += not_there(LIST, sorted(entries.keys() - paths.keys()), len(entries))
+    videos, mismatches = keep_first(rows, root)
+    mismatches += _find_contradictions({name: entries[name] for name in paths})
+    mismatches += not_there(LIST, sorted(entries.keys() - paths.keys()), len(entries))
     taken = set(paths.values())
     others = [name for name, path in files.by_path.items() if path not in taken]
-    return Listing(videos, findings + not_listed(".", others), has_official_split=True)
+    return Listing(videos, mismatches + not_listed(".", others), has_official_split=True)
 
 
 @dataclass(frozen=True)
@@ -102,14 +102,14 @@ def _make_row(name: str, path: Path, entry: Mapping[str, Any]) -> VideoRow:
     )
 
 
-def _find_contradictions(entries: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
-    findings: list[Finding] = []
+def _find_contradictions(entries: Mapping[str, Mapping[str, Any]]) -> list[Mismatch]:
+    mismatches: list[Mismatch] = []
     for name, entry in entries.items():
         folder = _method_folder(name)
         if (folder == REAL_FOLDER) != (entry["label"] == "real"):
-            message = f"{LIST} says {entry['label']}, but it lies in {folder}; the list was believed"
-            findings.append(Finding("label", name, message))
-    return findings
+            message = f"{LIST} says {entry['label']}, but it lies in {folder}; the list counts"
+            mismatches.append(Mismatch("label", name, message))
+    return mismatches
 
 
 def _count(what: str, count: int, label: Label, split: str | None = None) -> PublishedCount:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.datasets.dataset import Dataset, Finding, Listing, PublishedCount
+from pipelines.datasets.dataset import Dataset, Listing, Mismatch, PublishedCount
 from pipelines.datasets.ffpp_tree import (
     COMPRESSIONS,
     FAKES,
@@ -49,7 +49,7 @@ def list_ffpp(root: Path) -> Listing:
 
     The pair (a, b) of an official list stands for the real a and b and, of every method, the fakes a_b and b_a, where
     target_source names whose body and whose face is seen. Without the lists nothing has a split; the names of the fakes
-    then tell which clips belong together. Who is seen is not published: 977 videos gave 1000 clips.
+    then say which clips belong together. The people in them are not published: 977 videos gave 1000 clips.
 
     Raises:
         DatasetError: another layout, or split lists that are incomplete, malformed or contradict themselves.
@@ -58,35 +58,33 @@ def list_ffpp(root: Path) -> Listing:
     if base is None:
         looked_for = f"{REALS}/{YOUTUBE} and no {FAKES}/METHOD (METHOD: {', '.join(METHODS)})"
         raise no_layout(root, NAME, looked_for)
-    parts, findings = find_parts(base, REALS, YOUTUBE, names=YOUTUBE_NAME, example=YOUTUBE_EXAMPLE, root=root)
+    parts, mismatches = find_parts(base, REALS, YOUTUBE, names=YOUTUBE_NAME, example=YOUTUBE_EXAMPLE, root=root)
     for method in METHODS:
         of_method, passed_over = find_parts(base, FAKES, method, names=_FAKE_NAME, example="071_054.mp4", root=root)
-        parts, findings = parts + of_method, findings + passed_over
-    findings += _find_unknown_folders(base, root)
+        parts, mismatches = parts + of_method, mismatches + passed_over
+    mismatches += _find_unknown_folders(base, root)
     pairs = _read_pairs(base)
     if pairs is None:
         fakes = [stem for part in parts if part.source in METHODS for stem in part.videos]
         lists = _Lists({}, _join_pairs(stem.split("_") for stem in fakes))
-        findings.append(_lists_are_missing(base.relative_to(root).as_posix()))
+        mismatches.append(_lists_are_missing(base.relative_to(root).as_posix()))
     else:
         lists = _Lists(_expand(pairs), _join_pairs(pairs))
-        findings += [finding for part in parts for finding in _compare(part, lists)]
+        mismatches += [mismatch for part in parts for mismatch in _compare(part, lists)]
     rows = [_make_row(part, stem, lists) for part in parts for stem in part.videos]
-    return Listing(sorted(rows, key=lambda row: row.video_key), findings, has_official_split=pairs is not None)
+    return Listing(sorted(rows, key=lambda row: row.video_key), mismatches, has_official_split=pairs is not None)
 
 
-def _find_unknown_folders(base: Path, root: Path) -> list[Finding]:
-    findings = []
+def _find_unknown_folders(base: Path, root: Path) -> list[Mismatch]:
+    mismatches = []
     for branch, names in _KNOWN_FOLDERS.items():
         folder = find_folder(base, branch)
         known = {name.casefold() for name in names}
         for child in sorted(path for path in folder.iterdir() if path.is_dir()) if folder else ():
             if child.name.casefold() not in known:
-                message = (
-                    f"passed over: neither of FaceForensics++ nor of DeepFakeDetection, which have {', '.join(names)}"
-                )
-                findings.append(Finding("layout", child.relative_to(root).as_posix(), message))
-    return findings
+                message = f"skipped: neither of FaceForensics++ nor of DeepFakeDetection, which have {', '.join(names)}"
+                mismatches.append(Mismatch("layout", child.relative_to(root).as_posix(), message))
+    return mismatches
 
 
 def _make_row(part: Part, stem: str, lists: _Lists) -> VideoRow:
@@ -156,17 +154,17 @@ def _join_pairs(pairs: Iterable[Iterable[str]]) -> dict[str, str]:
     return {name: "_".join(sorted(members)) for name, members in joined.items()}
 
 
-def _compare(part: Part, lists: _Lists) -> list[Finding]:
+def _compare(part: Part, lists: _Lists) -> list[Mismatch]:
     names = YOUTUBE_NAME if part.source == YOUTUBE else _FAKE_NAME
     return compare_with_list(part.where, found=part.videos, listed=filter(names.fullmatch, lists.split_of))
 
 
-def _lists_are_missing(where: str) -> Finding:
+def _lists_are_missing(where: str) -> Mismatch:
     message = (
         "no train.json, val.json and test.json here, in splits or in dataset/splits, so nothing has a split; the official "
         "lists are in the folder dataset/splits of github.com/ondyari/FaceForensics"
     )
-    return Finding("layout", where, message)
+    return Mismatch("layout", where, message)
 
 
 def _count(source: str, compression: str, split: str | None) -> PublishedCount:

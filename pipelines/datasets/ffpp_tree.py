@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.datasets.dataset import Finding, PublishedCount
+from pipelines.datasets.dataset import Mismatch, PublishedCount
 from pipelines.datasets.layout import absolute, find_folder, videos_by_stem, videos_in
 from pipelines.records import VideoRow
 
@@ -55,13 +55,13 @@ def make_key(dataset: str, source: str, compression: str, stem: str) -> str:
 
 def find_parts(
     base: Path, branch: str, source: str, *, names: re.Pattern[str], example: str, root: Path
-) -> tuple[list[Part], list[Finding]]:
+) -> tuple[list[Part], list[Mismatch]]:
     """The parts below `base/branch/source`, none if it is not there, and what was passed over.
 
     Args:
         names: what the whole stem of a video has to match.
         example: a file name that does.
-        root: what findings are relative to.
+        root: what mismatches are relative to.
     """
     folder = find_folder(base, branch, source)
     if folder is None:
@@ -69,7 +69,7 @@ def find_parts(
     masks = find_folder(folder, "masks", "videos")
     masks_of = {path.stem: path for path in videos_in(masks)} if masks else {}
     parts: dict[str, Part] = {}
-    findings: list[Finding] = []
+    mismatches: list[Mismatch] = []
     for child in sorted(folder.iterdir()):
         name = child.name.lower()
         if not child.is_dir() or not _COMPRESSION_PATTERN.fullmatch(name):
@@ -78,15 +78,17 @@ def find_parts(
         videos = find_folder(child, "videos")
         where = (videos or child).relative_to(root).as_posix()
         if videos is None:
-            findings.append(Finding("layout", where, "passed over: it has no folder `videos`; put its videos into one"))
+            mismatches.append(
+                Mismatch("layout", where, "passed over: it has no folder `videos`; put its videos into one")
+            )
         elif compression in parts:
-            message = f"passed over: it is the same as {parts[compression].where}; remove one of the two"
-            findings.append(Finding("layout", where, message))
+            message = f"skipped: it is the same as {parts[compression].where}; remove one of the two"
+            mismatches.append(Mismatch("layout", where, message))
         else:
             by_stem, passed_over = videos_by_stem(videos, names=names, example=example, root=root)
             parts[compression] = Part(source, compression, where, by_stem, masks_of)
-            findings += passed_over
-    return list(parts.values()), findings
+            mismatches += passed_over
+    return list(parts.values()), mismatches
 
 
 def count_part(

@@ -1,4 +1,4 @@
-"""A data set of one's own: videos in folders named real and fake, perhaps under train, val and test."""
+"""Your own data set: videos in folders named real and fake, perhaps under train, val and test."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from pipelines.datasets.dataset import Dataset, Finding, Listing
-from pipelines.datasets.layout import absolute, name_some, no_layout, not_listed, videos_in
+from pipelines.datasets.dataset import Dataset, Listing, Mismatch
+from pipelines.datasets.layout import absolute, count, name_some, no_layout, not_listed, videos_in
 from pipelines.records import VideoRow
 from pipelines.workspace.inputs import InputFile, make_video_keys
 from pipelines.workspace.labels import label_and_split_in
@@ -50,19 +50,19 @@ def list_folder(root: Path) -> Listing:
     ]
     used = {real_path for real_path, _, _ in first_of}
     others = [_name(path, root) for path in paths if not said[path][0] and os.path.realpath(path) not in used]
-    findings = not_listed(".", others) + _tell_repeated(repeated)
-    return Listing(videos, findings, has_official_split=all(video.split for video in videos))
+    mismatches = not_listed(".", others) + _describe_repeated(repeated)
+    return Listing(videos, mismatches, has_official_split=all(video.split for video in videos))
 
 
 def _name(path: PurePath, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _tell_repeated(names: Sequence[str]) -> list[Finding]:
+def _describe_repeated(names: Sequence[str]) -> list[Mismatch]:
     if not names:
         return []
-    message = f"passed over: {len(names)} that a link shows a second time: {name_some(names)}; remove the link"
-    return [Finding("layout", ".", message)]
+    message = f"skipped {count(names)} that a link shows a second time: {name_some(names)}; remove the link"
+    return [Mismatch("layout", ".", message)]
 
 
 FOLDER = Dataset(

@@ -1,4 +1,4 @@
-"""Finding and reading what a data set's folder holds."""
+"""Find and read what a data set's folder holds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.datasets.dataset import Finding
+from pipelines.datasets.dataset import Mismatch
 from pipelines.errors import DatasetError
 from pipelines.records import SPLITS, Split, VideoRow
 from pipelines.workspace.scan import walk
@@ -49,7 +49,7 @@ def read_json(path: Path) -> Any:
     """A list or table that came with the data set.
 
     Raises:
-        DatasetError: it can not be read.
+        DatasetError: it cannot be read.
     """
     try:
         return json.loads(read_text(path))
@@ -61,7 +61,7 @@ def read_lines(path: Path) -> list[str]:
     """The lines that are not empty, stripped.
 
     Raises:
-        DatasetError: it can not be read.
+        DatasetError: it cannot be read.
     """
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
@@ -70,36 +70,36 @@ def read_text(path: Path) -> str:
     """The text of a file.
 
     Raises:
-        DatasetError: it can not be read.
+        DatasetError: it cannot be read.
     """
     try:
         return path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} can not be read ({error}); get it again from the data set's page") from error
+        raise DatasetError(f"{path} cannot be read ({error}); get it again from the data set's page") from error
 
 
 def no_layout(root: Path, dataset: str, looked_for: str) -> DatasetError:
     """The error for a root that does not hold the data set, or that is no folder at all."""
     cause = f"{root} holds no {looked_for}" if root.is_dir() else f"{root} is not a folder"
-    return DatasetError(f"{cause}; how to lay out the data set is told by: deepfake index {dataset} --download-help")
+    return DatasetError(f"{cause}; to see the expected layout, run: deepfake index {dataset} --download-help")
 
 
-def not_there(where: str, names: Sequence[str], num_listed: int) -> list[Finding]:
-    """One finding for all videos that a list names and its folder lacks, none if it lacks none."""
+def not_there(where: str, names: Sequence[str], num_listed: int) -> list[Mismatch]:
+    """One mismatch for all videos that a list names and its folder lacks, none if it lacks none."""
     if not names:
         return []
-    message = f"{len(names)} of {num_listed} listed videos are not there: {name_some(names)}; get them again"
-    return [Finding("missing", where, message)]
+    message = f"{len(names)} of {num_listed} listed videos are missing: {name_some(names)}; download them again"
+    return [Mismatch("missing", where, message)]
 
 
-def not_listed(where: str, names: Sequence[str]) -> list[Finding]:
-    """One finding for all videos of a folder that its list does not name, none if it names them all."""
+def not_listed(where: str, names: Sequence[str]) -> list[Mismatch]:
+    """One mismatch for all videos of a folder that its list does not name, none if it names them all."""
     if not names:
         return []
-    return [Finding("unlisted", where, f"passed over: {len(names)} videos that no list names: {name_some(names)}")]
+    return [Mismatch("unlisted", where, f"skipped {count(names)} not in any list: {name_some(names)}")]
 
 
-def keep_first(rows: Iterable[VideoRow], root: Path) -> tuple[list[VideoRow], list[Finding]]:
+def keep_first(rows: Iterable[VideoRow], root: Path) -> tuple[list[VideoRow], list[Mismatch]]:
     """The rows in the order of their keys; of several files that would go by one key (`a.mp4`, `videos/a.mp4`) the first."""
     kept: dict[str, VideoRow] = {}
     repeated = [row.path for row in rows if kept.setdefault(row.video_key, row) is not row]
@@ -107,8 +107,13 @@ def keep_first(rows: Iterable[VideoRow], root: Path) -> tuple[list[VideoRow], li
     if not repeated:
         return videos, []
     names = [Path(os.path.relpath(path, root)).as_posix() for path in repeated]
-    message = f"passed over: {len(names)} that are there twice under one name: {name_some(names)}; keep one of each two"
-    return videos, [Finding("layout", ".", message)]
+    message = f"skipped {count(names)} that exist twice under one name: {name_some(names)}; keep one of each"
+    return videos, [Mismatch("layout", ".", message)]
+
+
+def count(names: Sequence[str]) -> str:
+    """`1 video`, `2 videos`."""
+    return f"{len(names)} video{'' if len(names) == 1 else 's'}"
 
 
 def name_some(names: Sequence[str]) -> str:
@@ -131,7 +136,7 @@ def find_base(root: Path, *layouts: Sequence[str]) -> Path | None:
         return None
     if is_base(root):
         return root
-    # Folders such as lost+found belong to somebody else.
+    # Folders such as lost+found are not readable.
     children = (child for child in root.iterdir() if child.is_dir() and os.access(child, os.R_OK | os.X_OK))
     found = sorted(filter(is_base, children))
     if len(found) > 1:
@@ -140,17 +145,17 @@ def find_base(root: Path, *layouts: Sequence[str]) -> Path | None:
     return found[0] if found else None
 
 
-def compare_with_list(where: str, *, found: Iterable[str], listed: Iterable[str]) -> list[Finding]:
+def compare_with_list(where: str, *, found: Iterable[str], listed: Iterable[str]) -> list[Mismatch]:
     """What is listed and not in the folder `where`, and what stays without a split since no list names it."""
     names, there = set(listed), set(found)
-    findings = not_there(where, sorted(names - there), len(names))
+    mismatches = not_there(where, sorted(names - there), len(names))
     if unlisted := sorted(there - names):
-        findings.append(Finding("unlisted", where, f"in no list, so without a split: {name_some(unlisted)}"))
-    return findings
+        mismatches.append(Mismatch("unlisted", where, f"in no list, so without a split: {name_some(unlisted)}"))
+    return mismatches
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders in it, sorted, without hidden ones and those of somebody else (such as lost+found)."""
+    """The folders in it, sorted, without hidden and unreadable ones (such as lost+found)."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name[0] != "." and entry.is_dir()]
     return [folder / name for name in sorted(names) if os.access(folder / name, os.R_OK | os.X_OK)]
@@ -158,13 +163,13 @@ def folders_in(folder: Path) -> list[Path]:
 
 def videos_by_stem(
     folder: Path, *, names: re.Pattern[str], example: str, root: Path
-) -> tuple[dict[str, Path], list[Finding]]:
+) -> tuple[dict[str, Path], list[Mismatch]]:
     """The videos of a folder by the stem of their name, and which were passed over.
 
     Args:
         names: what a whole stem has to match.
         example: a file name that does.
-        root: what the findings are relative to.
+        root: what the mismatches are relative to.
     """
     videos: dict[str, Path] = {}
     odd, repeated = [], []
@@ -179,7 +184,7 @@ def videos_by_stem(
     }
     where = folder.relative_to(root).as_posix()
     passed_over = {cause: name_some(paths) for cause, paths in causes.items() if paths}
-    return videos, [Finding("layout", where, f"passed over {some}: {cause}") for cause, some in passed_over.items()]
+    return videos, [Mismatch("layout", where, f"skipped {some}: {cause}") for cause, some in passed_over.items()]
 
 
 def find_split_lists(folders: Iterable[Path | None], suffix: str) -> dict[Split, Path] | None:
@@ -193,7 +198,7 @@ def find_split_lists(folders: Iterable[Path | None], suffix: str) -> dict[Split,
         missing = [path for path in lists.values() if not path.is_file()]
         if 0 < len(missing) < len(lists):
             raise DatasetError(
-                f"{missing[0]} is not there, but other split lists are; put all of them into that folder"
+                f"{missing[0]} is missing, but other split lists are there; put all of them into that folder"
             )
         if not missing:
             return lists

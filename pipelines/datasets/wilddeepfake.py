@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.datasets.dataset import Dataset, Finding, Listing, PublishedCount
+from pipelines.datasets.dataset import Dataset, Listing, Mismatch, PublishedCount
 from pipelines.datasets.layout import absolute, folders_in, keep_first, name_some, no_layout
 from pipelines.records import LABELS, VideoRow
 from pipelines.workspace.scan import walk
@@ -35,16 +35,16 @@ def list_wilddeepfake(root: Path) -> Listing:
     if not sides:
         raise no_layout(root, NAME, "folder real_train, real_test, fake_train or fake_test")
     rows: list[VideoRow] = []
-    findings: list[Finding] = []
+    mismatches: list[Mismatch] = []
     for side in sides:
         sequences = list(side.sequences())
         of_side = [side.make_row(folder) for folder in sequences if folder != side.folder]
         rows += of_side
-        findings += _find_loose(side, root, sequences)
-        findings += _find_contradictions(side, root, of_side)
-        findings += _find_packed(side, root, {row.group for row in of_side})
+        mismatches += _find_loose(side, root, sequences)
+        mismatches += _find_contradictions(side, root, of_side)
+        mismatches += _find_packed(side, root, {row.group for row in of_side})
     videos, repeated = keep_first(rows, root)
-    return Listing(videos, findings + repeated, has_official_split=True)
+    return Listing(videos, mismatches + repeated, has_official_split=True)
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,15 @@ def _find_sides(folder: Path, said: frozenset[str], depth: int) -> Iterator[_Sid
             yield from _find_sides(child, words, depth - 1)
 
 
-def _find_loose(side: _Side, root: Path, sequences: Sequence[Path]) -> list[Finding]:
-    """Pictures that lie in no folder of a sequence, so that nobody knows which of them belong together."""
+def _find_loose(side: _Side, root: Path, sequences: Sequence[Path]) -> list[Mismatch]:
+    """Pictures outside the folders of sequences: which of them belong together is unknown."""
     if side.folder not in sequences:
         return []
     message = "passed over: pictures that lie in no folder of their sequence; unpack the archives again"
-    return [Finding("layout", side.folder.relative_to(root).as_posix(), message)]
+    return [Mismatch("layout", side.folder.relative_to(root).as_posix(), message)]
 
 
-def _find_contradictions(side: _Side, root: Path, rows: list[VideoRow]) -> list[Finding]:
+def _find_contradictions(side: _Side, root: Path, rows: list[VideoRow]) -> list[Mismatch]:
     """The archives hold a folder named by the label again."""
     (other,) = (label for label in LABELS if label != side.label)
     names = [row.video_key.removeprefix(f"{side.name}/") for row in rows]
@@ -118,21 +118,19 @@ def _find_contradictions(side: _Side, root: Path, rows: list[VideoRow]) -> list[
         return []
     message = (
         f"{len(wrong)} sequences lie in a folder of the other label: {name_some(wrong)}; "
-        f"the outer folder ({side.label}) was believed"
+        f"the outer folder ({side.label}) counts"
     )
-    return [Finding("label", side.folder.relative_to(root).as_posix(), message)]
+    return [Mismatch("label", side.folder.relative_to(root).as_posix(), message)]
 
 
-def _find_packed(side: _Side, root: Path, groups: set[str | None]) -> list[Finding]:
+def _find_packed(side: _Side, root: Path, groups: set[str | None]) -> list[Mismatch]:
     """Archives of which nothing is unpacked."""
     archives = {path.name: match[1] for path in side.folder.iterdir() if (match := ARCHIVE.fullmatch(path.name))}
     packed = sorted(name for name, stem in archives.items() if side.group_of(stem) not in groups)
     if not packed:
         return []
-    message = (
-        f"passed over: {len(packed)} archives that are not unpacked: {name_some(packed)}; run in this folder: {UNPACK}"
-    )
-    return [Finding("layout", side.folder.relative_to(root).as_posix(), message)]
+    message = f"skipped {len(packed)} packed archives: {name_some(packed)}; run in this folder: {UNPACK}"
+    return [Mismatch("layout", side.folder.relative_to(root).as_posix(), message)]
 
 
 def _count(what: str, count: int, **fields: str) -> PublishedCount:

@@ -1,4 +1,4 @@
-"""Takes steps in a process of their own: an import that crashes or hangs must not take the doctor along."""
+"""Run steps in a separate process: an import that crashes or hangs must not end `doctor`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ MAX_LINE_CHARS = 300
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one step."""
+class StepResult:
+    """The result of one step."""
 
     step: str
     value: Any = None
-    """What the step returned, as JSON has it."""
+    """The return value, as JSON."""
     error: str | None = None
 
 
-def take_steps(steps: Sequence[str], *, seconds: float = STEPS_SECONDS) -> list[Outcome]:
+def take_steps(steps: Sequence[str], *, seconds: float = STEPS_SECONDS) -> list[StepResult]:
     """Take steps one after another in one new process, up to the first that fails.
 
     Args:
@@ -34,7 +34,7 @@ def take_steps(steps: Sequence[str], *, seconds: float = STEPS_SECONDS) -> list[
         seconds: for all of them.
 
     Returns:
-        One outcome for each step that was begun; only the last may be an error.
+        One result for each step that was begun; only the last may be an error.
     """
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     try:
@@ -50,14 +50,14 @@ def take_steps(steps: Sequence[str], *, seconds: float = STEPS_SECONDS) -> list[
     except subprocess.TimeoutExpired as error:
         ending = f"did not end within {seconds:g} s"
         answers = error.stdout or b""
-    outcomes = [Outcome(**json.loads(line)) for line in answers.decode("utf-8").splitlines()]
-    if len(outcomes) < len(steps) and not (outcomes and outcomes[-1].error):
-        outcomes.append(Outcome(steps[len(outcomes)], error=ending))
-    return outcomes
+    results = [StepResult(**json.loads(line)) for line in answers.decode("utf-8").splitlines()]
+    if len(results) < len(steps) and not (results and results[-1].error):
+        results.append(StepResult(steps[len(results)], error=ending))
+    return results
 
 
 def shorten(text: str) -> str:
-    """A message of any length and shape as one line."""
+    """Any message as one line, cut at `MAX_LINE_CHARS`."""
     line = " ".join(text.split())
     return line if len(line) <= MAX_LINE_CHARS else f"{line[:MAX_LINE_CHARS]}…"
 

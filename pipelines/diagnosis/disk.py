@@ -1,4 +1,4 @@
-"""Free space, against what a job on named inputs would write."""
+"""Compare free space with what a job on named inputs would write."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BYTES_PER_PIXEL = 1.5
 """Of a PNG as `image_files` writes it: 0.2 to 0.9 on frames of compressed videos, 1.4 on the noisy example clip, 0.5 to 1.2
 on aligned faces; measured on frames of eight clips of 480 to 1920 pixels."""
 FACES_PER_FRAME = 1
-"""A crowd has more; its faces are still small beside its frames."""
+"""A crowd has more, but its faces need little space compared with its frames."""
 CROP_BYTES = ALIGNED_SIZE_PX * ALIGNED_SIZE_PX * BYTES_PER_PIXEL
 LITTLE_BYTES = 1_000_000_000
 PROBE_BYTES = 1_000_000
@@ -38,22 +38,22 @@ class JobEstimate:
         return self.frame_bytes + self.crop_bytes
 
 
-def check_workspace(inputs: Sequence[str | Path], workspace: Path | None) -> list[Finding]:
+def check_workspace(inputs: str | Path | Sequence[str | Path], workspace: str | Path | None) -> list[Finding]:
     """Free space where a workspace is or would be made; with inputs, against the estimate for them."""
-    folder = _nearest_folder(workspace or Path())
+    folder = _nearest_folder(Path(workspace or "."))
     free = shutil.disk_usage(folder).free
     there = f"{_gigabytes(free)} free in {folder}"
     if not os.access(folder, os.W_OK):
-        return [Finding("disk", "broken", f"{folder} can not be written", "correct its permissions, or give -w FOLDER")]
+        return [Finding("disk", "broken", f"{folder} cannot be written", "correct its permissions, or give -w FOLDER")]
     if not inputs:
         if free < LITTLE_BYTES:
             return [Finding("disk", "note", f"only {there}", "name the inputs of a job to see what it needs")]
         return [Finding("disk", "ok", there)]
     estimate = estimate_job(inputs, workspace)
-    needs = f"{there}; {estimate.num_frames} frames of {estimate.num_videos} videos and their faces need about "
+    needs = f"{there}; {count(estimate.num_frames, 'frame')} of {count(estimate.num_videos, 'video')} and their faces need about "
     message = needs + _gigabytes(estimate.num_bytes)
     if estimate.num_unknown:
-        message += f" ({estimate.num_unknown} more inputs do not open)"
+        message += f" ({count(estimate.num_unknown, 'other input')} cannot be opened)"
     if estimate.num_bytes > free:
         return [Finding("disk", "broken", message, "free some space, or give -w FOLDER on another disk")]
     return [Finding("disk", "ok", message)]
@@ -67,11 +67,11 @@ def check_temporary() -> list[Finding]:
         with tempfile.TemporaryFile() as file:
             file.write(bytes(PROBE_BYTES))
     except OSError as error:
-        return [Finding("temporary files", "broken", f"can not be written: {error.strerror or error}", remedy)]
+        return [Finding("temporary files", "broken", f"cannot be written: {error.strerror or error}", remedy)]
     return [Finding("temporary files", "ok", f"{_gigabytes(shutil.disk_usage(folder).free)} free in {folder}")]
 
 
-def estimate_job(inputs: Sequence[str | Path], workspace: Path | None = None) -> JobEstimate:
+def estimate_job(inputs: str | Path | Sequence[str | Path], workspace: str | Path | None = None) -> JobEstimate:
     """From the headers of all inputs; nothing is decoded.
 
     `ExtractConfig.frames` frames a video, or all where the header says that there are fewer.
@@ -116,6 +116,11 @@ def _nearest_folder(path: Path) -> Path:
     """The folder itself, or the nearest above it that exists."""
     path = path.resolve()
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def count(number: int, noun: str) -> str:
+    """`1 frame`, `2 frames`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _gigabytes(num_bytes: float) -> str:

@@ -1,4 +1,4 @@
-"""What one check has found, and how a check is kept from taking the others along."""
+"""The result of one check; a check that fails does not end the others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 from pipelines.errors import DeepfakeError
 
-Level = Literal["ok", "note", "broken"]
+FindingLevel = Literal["ok", "note", "broken"]
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ class Finding:
 
     name: str
     """What was looked at: a package, `gpu`, `disk`."""
-    level: Level
+    level: FindingLevel
     """note: good to know, the program works; broken: something that it needs does not."""
     message: str
     remedy: str | None = None
@@ -36,7 +36,7 @@ def run_check(name: str, check: Check) -> list[Finding]:
         return check()
     except DeepfakeError as error:
         return [Finding(name, "broken", str(error))]
-    except Exception as error:  # a doctor that falls ill helps nobody; the traceback goes to the log
+    except Exception as error:  # doctor reports every failure; the traceback goes to the log
         log.debug("the check of %s failed", name, exc_info=True)
         message = f"could not be checked: {type(error).__name__}: {error}"
         return [Finding(name, "broken", message, "correct what is broken above; if nothing is, report this line")]

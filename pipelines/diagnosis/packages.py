@@ -1,4 +1,4 @@
-"""The packages that deepfake needs: whether they import, and in which version; and what to do about those that do not."""
+"""The packages that deepfake needs: whether they import, and in which version; and how to fix those that do not."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from pipelines.diagnosis.child import Outcome, shorten
-from pipelines.diagnosis.finding import Finding, Level
+from pipelines.diagnosis.child import StepResult, shorten
+from pipelines.diagnosis.finding import Finding, FindingLevel
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -28,7 +28,7 @@ class Package:
     step: str
     """A module, or one of `probes.PROBES`."""
     is_optional: bool = False
-    """Where it is missing or broken, that is a note."""
+    """A missing or broken one is only a note."""
 
 
 ARRAYS = (Package("numpy", "numpy"), Package(OPENCV, "cv2"))
@@ -52,7 +52,7 @@ OTHERS = (
 )
 DECORD = (Package("decord2", "decord", is_optional=True),)
 ENGINES = {"onnxruntime": "onnx", "openvino": "openvino"}
-"""What `predict --engine` can use beside torch, and the extra that brings it."""
+"""Engines of `predict --engine` other than torch, and the extra that installs each."""
 
 _REMEDIES: tuple[tuple[str, str], ...] = (
     (
@@ -75,10 +75,10 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
 _ANY_REMEDY = "pip install --force-reinstall '{requirement}'"
 
 
-def report_packages(packages: Sequence[Package], outcomes: Sequence[Outcome]) -> list[Finding]:
+def report_packages(packages: Sequence[Package], results: Sequence[StepResult]) -> list[Finding]:
     """One finding for each package, from the steps that were taken; steps of no package are left out."""
-    by_step = {outcome.step: outcome for outcome in outcomes}
-    failed = next((outcome.step for outcome in outcomes if outcome.error), "")
+    by_step = {result.step: result for result in results}
+    failed = next((result.step for result in results if result.error), "")
     requirements = read_requirements()
     return [
         _report(package, by_step.get(package.step), requirements.get(package.distribution), failed)
@@ -116,17 +116,17 @@ def find_version(distribution: str) -> tuple[str, str | None]:
     return distribution, None
 
 
-def _report(package: Package, outcome: Outcome | None, wanted: Requirement | None, failed: str) -> Finding:
+def _report(package: Package, result: StepResult | None, wanted: Requirement | None, failed: str) -> Finding:
     name, version = find_version(package.distribution)
     shown = version or "version unknown"
-    if outcome is None:
+    if result is None:
         return Finding(name, "note", f"{shown}; not tried, because {failed} failed")
-    if outcome.error is not None:
+    if result.error is not None:
         if package.is_optional and version is None:
             return Finding(name, "note", "not installed; only --decoder decord needs it")
-        remedy = find_remedy(package, outcome.error, wanted)
+        remedy = find_remedy(package, result.error, wanted)
         state = f"{shown} does not work" if version else "not installed"
-        return Finding(name, _bad(package), f"{state}: {shorten(outcome.error)}", remedy)
+        return Finding(name, _bad(package), f"{state}: {shorten(result.error)}", remedy)
     if wanted and version and not wanted.specifier.contains(version, prereleases=True):
         message = f"{version}, but deepfake needs {wanted.specifier}"
         return Finding(name, _bad(package), message, f"pip install --upgrade '{_specify(wanted)}'")
@@ -151,7 +151,7 @@ def _specify(wanted: Requirement) -> str:
     return f"{wanted.name}{wanted.specifier}"
 
 
-def _bad(package: Package) -> Level:
+def _bad(package: Package) -> FindingLevel:
     return "note" if package.is_optional else "broken"
 
 

@@ -1,4 +1,4 @@
-"""The steps that are taken in a process of their own, and the program of that process: `python -m … STEP…`.
+"""The steps run in a separate process, and the program of that process: `python -m … STEP…`.
 
 Each step prints one JSON object with `step`, `value` and `error`. Nothing is imported before the first one.
 """
@@ -31,7 +31,7 @@ DECODERS: dict[str, tuple[str, ...]] = {
 def main(steps: Sequence[str]) -> None:
     """Take the steps up to the first that fails."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print must not stand among the answers
+    os.dup2(2, 1)  # keep what libraries print out of the answers
     for step in steps:
         value, error = _take(step)
         print(json.dumps({"step": step, "value": value, "error": error}), file=answers, flush=True)

@@ -1,4 +1,4 @@
-"""The whole chain at work: a clip is scored, and both networks are computed twice, by different code."""
+"""The self-test: score a clip, and compare both networks with torch's plain CPU code."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ NAME = "self-test"
 NUM_FRAMES = 8
 DRAWN_SIZE_PX = (160, 120)
 CPU_TOLERANCE = 1e-4
-"""Of a probability, between two ways of computing in float32; 1e-6 is usual."""
+"""Largest difference of a probability between two float32 implementations; 1e-6 is usual."""
 GPU_TOLERANCE = 0.02
 """GPUs round the factors of convolutions to 10 bits by default."""
 
 
 def check_self_test() -> list[Finding]:
-    """Score a clip with the embedded weights, in a process of its own."""
+    """Score a clip with the embedded weights, in a child process."""
     (outcome,) = take_steps([NAME], seconds=SELF_TEST_SECONDS)
     if outcome.error is not None:
-        remedy = "correct what is broken above; if nothing is: pip install --force-reinstall torch torchvision av"
+        remedy = "fix the failed checks above; if there are none: pip install --force-reinstall torch torchvision av"
         return [Finding(NAME, "broken", shorten(outcome.error), remedy)]
     return [judge(**outcome.value)]
 
@@ -32,16 +32,16 @@ def check_self_test() -> list[Finding]:
 def judge(
     *, device: str, clip: str | None, status: str, error: str | None, frames: int, faces: int, difference: float
 ) -> Finding:
-    """Whether the facts of `run_self_test` are those of a program that works."""
+    """The finding from the facts of `run_self_test`."""
     reinstall = "pip install --force-reinstall torch torchvision av"
-    name = clip or "a drawn clip without a face (the example clip lies in a checkout only)"
+    name = clip or "a drawn clip without a face (only a checkout has the example clip)"
     wanted = "ok" if clip else "no_face"
     if status != wanted or not frames:
         message = f"{name} gave {status}, not {wanted}, with {frames} frames" + (f": {shorten(error)}" if error else "")
         return Finding(NAME, "broken", message, reinstall)
     tolerance = CPU_TOLERANCE if device == "cpu" else GPU_TOLERANCE
     compared = f"the networks' probabilities on {device} differ by {difference:.1g} from torch's plain CPU code"
-    if not difference <= tolerance:  # also where it is no number
+    if not difference <= tolerance:  # NaN too
         return Finding(
             NAME, "broken", f"{compared}; at most {tolerance:g} is right", f"{reinstall}, or give another --device"
         )
@@ -49,29 +49,28 @@ def judge(
 
 
 def run_self_test(clip: Path | None = None) -> dict[str, Any]:
-    """Facts for `judge`. On the device that `--device auto` takes.
+    """Facts for `judge`, on the device that `--device auto` chooses.
 
     Args:
-        clip: one with a face. None: the example clip, or, where there is none beside the packages, a drawn one.
+        clip: one with a face. None: the example clip, or, outside a checkout, a drawn one.
     """
     from pipelines.config import PredictConfig
-    from pipelines.stages.export import EXAMPLE_CLIP
-    from pipelines.stages.predict import predict
-    from pipelines.system.device import choose_device
+    from pipelines.engines.comparison import EXAMPLE_CLIP
+    from pipelines.scoring.detector import Detector
 
-    device = choose_device("auto")
     if clip is None and EXAMPLE_CLIP.is_file():
         clip = EXAMPLE_CLIP
     with tempfile.TemporaryDirectory() as folder:
-        (row,) = predict(clip or draw_clip(Path(folder) / "drawn.mp4"), PredictConfig(frames=NUM_FRAMES)).rows
+        detector = Detector(config=PredictConfig(frames=NUM_FRAMES))
+        score = detector.score(clip or draw_clip(Path(folder) / "drawn.mp4"))
     return {
-        "device": device.type,
+        "device": detector.device.type,
         "clip": clip and clip.name,
-        "status": row.status,
-        "error": row.error,
-        "frames": row.frames,
-        "faces": row.faces,
-        "difference": compare_with_plain_code(device),
+        "status": score.status,
+        "error": score.error,
+        "frames": score.num_frames,
+        "faces": len(score.faces),
+        "difference": compare_with_plain_code(detector.device),
     }
 
 
@@ -93,7 +92,7 @@ def draw_clip(path: Path) -> Path:
 
 
 def compare_with_plain_code(device: Any) -> float:
-    """Largest difference of a probability on the device to the same network in torch's own kernels on the CPU.
+    """Largest difference between probabilities on the device and those of torch's plain kernels on the CPU.
 
     Of the default classifier, and of the default detector's anchors, on fixed random images. On a CPU with oneDNN the two are
     different convolutions. No stored numbers are needed, so this holds for any weights.
@@ -103,9 +102,9 @@ def compare_with_plain_code(device: Any) -> float:
     from pipelines.checkpoints.checkpoint import load_checkpoint
     from pipelines.checkpoints.preprocessing import to_network_input
     from pipelines.config import DEFAULT_CHECKPOINT, DEFAULT_DETECTOR
+    from pipelines.engines.comparison import make_random_inputs
     from pipelines.faces.detector import load_detector
     from pipelines.models import build_model
-    from pipelines.stages.export import make_random_inputs
 
     checkpoint = load_checkpoint(DEFAULT_CHECKPOINT, build_model)
     contract = checkpoint.header.preprocessing

@@ -1,4 +1,4 @@
-"""Weights files against their digests, and what lies in the cache of pulled ones."""
+"""Compare weights files with their digests, and list the cache of pulled ones."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def check_cache() -> list[Finding]:
 
 def _check_entry(entry: WeightsEntry) -> Finding:
     if not entry.is_embedded and not is_pulled(entry):
-        message = f"{entry.name} is not there, nor needed ({entry.description})"
+        message = f"{entry.name} is not installed and not needed ({entry.description})"
         return Finding("weights", "note", message, f"deepfake weights pull {entry.name}" if entry.url else None)
     remedy = "install deepfake again" if entry.is_embedded else f"deepfake weights pull {entry.name}"
     try:
         file = resolve_weights(entry.name, kind=entry.kind)
     except CheckpointError as error:
-        cause = str(error).rpartition("; ")[0]  # the remedy has a place of its own
+        cause = str(error).rpartition("; ")[0]  # the remedy is shown separately
         return Finding("weights", "broken" if entry.is_embedded else "note", cause, remedy)
     return Finding("weights", "ok", f"{entry.name} {file.sha256[:SHOWN_DIGITS]}")

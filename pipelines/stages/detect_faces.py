@@ -106,25 +106,25 @@ class _Detection:
         from pipelines.faces.find import find_faces
 
         final = self.folder.root / "crops" / video.video_id
-        beside = self.folder.root / "crops" / f".{video.video_id}.tmp"
-        shutil.rmtree(beside, ignore_errors=True)
-        make_folder(beside.parent)
-        beside.mkdir()
+        temporary = self.folder.root / "crops" / f".{video.video_id}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        make_folder(temporary.parent)
+        temporary.mkdir()
         rows, writes = [], []
         frames = read_ahead(self._read_frames(video.rows), depth=self.options.batch_size)
         try:
             with ThreadPoolExecutor(1) as pool:
                 for face in find_faces(frames, self.load_detector(), margin=self.config.margin):
                     name = f"{face.frame_index:08d}_{face.face_index:02d}{CROP_SUFFIX}"
-                    writes.append(pool.submit(write_image, beside / name, face.aligned.crop))
+                    writes.append(pool.submit(write_image, temporary / name, face.aligned.crop))
                     rows.append(make_face_row(face, video.video_id, f"crops/{video.video_id}/{name}"))
             for write in writes:
                 write.result()
             shutil.rmtree(final, ignore_errors=True)
             if rows:
-                beside.rename(final)
+                temporary.rename(final)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
         return ItemResult(rows, status="ok" if rows else "no_face", folder=final if rows else None)
 
     def _read_frames(self, rows: Sequence[FrameRow]) -> Iterator[StoredFrame]:

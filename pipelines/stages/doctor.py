@@ -1,4 +1,4 @@
-"""All checks in their order: what `deepfake doctor` reports."""
+"""`doctor`: all checks in order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from pipelines.diagnosis.child import Outcome, take_steps
+from pipelines.diagnosis.child import StepResult, take_steps
 from pipelines.diagnosis.disk import check_temporary, check_workspace
 from pipelines.diagnosis.finding import Check, Finding, run_check
 from pipelines.diagnosis.machine import check_python, report_codecs, report_devices
@@ -19,15 +19,15 @@ FindingCallback = Callable[[Finding], None]
 
 
 def diagnose(
-    inputs: Sequence[str | Path] = (),
+    inputs: str | Path | Sequence[str | Path] = (),
     *,
-    workspace: Path | None = None,
+    workspace: str | Path | None = None,
     on_finding: FindingCallback = lambda _finding: None,
 ) -> list[Finding]:
     """Look at everything that deepfake needs; takes some seconds, and raises nothing for what it finds.
 
-    Packages are imported in processes of their own. What builds on them (the self-test, opening inputs) is left out
-    where something is broken before.
+    Packages are imported in separate processes. Checks that depend on them (the self-test, opening inputs) are left out
+    if something is broken before.
 
     Args:
         inputs: files, folders, lists or videos manifests of a job, for an estimate of what it would write.
@@ -55,29 +55,29 @@ def diagnose(
 
 
 def check_imports(packages: Sequence[Package]) -> list[Finding]:
-    """Packages that have nothing more to tell."""
+    """Packages that only need to be imported."""
     return report_packages(packages, take_steps([package.step for package in packages]))
 
 
 def check_torch() -> list[Finding]:
     """torch, what builds on it, and the devices that it sees."""
     torch, *others = (package.step for package in TORCH)
-    outcomes = take_steps([torch, "devices", *others])
-    devices = _find(outcomes, "devices")
+    results = take_steps([torch, "devices", *others])
+    devices = _find(results, "devices")
     if devices is None:
-        return report_packages(TORCH, outcomes)
+        return report_packages(TORCH, results)
     if devices.error is not None:
         found = [Finding("gpu", "broken", f"looking for GPUs failed: {devices.error}", "install a matching GPU driver")]
     else:
         found = report_devices(devices.value)
-    return [*report_packages(TORCH, outcomes), *found]
+    return [*report_packages(TORCH, results), *found]
 
 
 def check_video() -> list[Finding]:
     """PyAV and its codecs."""
-    outcomes = take_steps([*(package.step for package in VIDEO), "codecs"])
-    codecs = _find(outcomes, "codecs")
-    findings = report_packages(VIDEO, outcomes)
+    results = take_steps([*(package.step for package in VIDEO), "codecs"])
+    codecs = _find(results, "codecs")
+    findings = report_packages(VIDEO, results)
     if codecs is not None and codecs.error is not None:
         remedy = "pip install --upgrade --force-reinstall av"
         findings.append(Finding("codecs", "broken", f"listing them failed: {codecs.error}", remedy))
@@ -86,8 +86,8 @@ def check_video() -> list[Finding]:
     return findings
 
 
-def _find(outcomes: Sequence[Outcome], step: str) -> Outcome | None:
-    return next((outcome for outcome in outcomes if outcome.step == step), None)
+def _find(results: Sequence[StepResult], step: str) -> StepResult | None:
+    return next((result for result in results if result.step == step), None)
 
 
 def _skip_self_test() -> list[Finding]:

@@ -84,10 +84,10 @@ def _extract(video: VideoRow, *, folder: StageFolder, config: ExtractConfig) -> 
     from pipelines.video.frames import ChosenFrames
 
     final = folder.root / "frames" / video.video_id
-    beside = folder.root / "frames" / f".{video.video_id}.tmp"
-    shutil.rmtree(beside, ignore_errors=True)
-    make_folder(beside.parent)
-    beside.mkdir()
+    temporary = folder.root / "frames" / f".{video.video_id}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    make_folder(temporary.parent)
+    temporary.mkdir()
     rows = []
     try:
         with open_video(video.path, decoder=config.decoder) as reader:
@@ -101,7 +101,7 @@ def _extract(video: VideoRow, *, folder: StageFolder, config: ExtractConfig) -> 
             )
             for frame in frames:
                 name = f"{frame.index:08d}.{config.format}"
-                write_image(beside / name, frame.image)
+                write_image(temporary / name, frame.image)
                 rows.append(
                     FrameRow(
                         video_id=video.video_id,
@@ -118,7 +118,7 @@ def _extract(video: VideoRow, *, folder: StageFolder, config: ExtractConfig) -> 
                 )
             note = frames.note
         shutil.rmtree(final, ignore_errors=True)
-        beside.rename(final)
+        temporary.rename(final)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return ItemResult(rows, note=note, folder=final)

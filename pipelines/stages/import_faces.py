@@ -1,4 +1,4 @@
-"""Stage `import-faces`: faces that somebody has cropped already become a `detect-faces` manifest.
+"""Stage `import-faces`: pictures of cropped faces become a `detect-faces` manifest.
 
 Each picture is detected again on a copy with replicated edges and aligned like any other face. A face that is not found
 again is kept where tight crops usually lie in the aligned frame, with an empty score as the flag.
@@ -23,8 +23,8 @@ import numpy.typing as npt
 from pipelines.checkpoints.preprocessing import resize_square
 from pipelines.checkpoints.weights_files import resolve_weights
 from pipelines.config import ALIGNED_SIZE_PX, ImportConfig, RunOptions, refuse_shard, settings_of
-from pipelines.data.cropped_sources import read_source
-from pipelines.data.face_batches import (
+from pipelines.data.face_crop_sources import read_source
+from pipelines.data.face_crop_batches import (
     FaceBatch,
     SourceVideo,
     group_videos,
@@ -51,7 +51,7 @@ STAGE = "import-faces"
 STANDS_FOR = "detect-faces"
 ROW_FORMAT = 1
 THREADS = 2
-"""That decode and write pictures, where nobody asks for another number."""
+"""Default number of threads that decode and write pictures."""
 PAD_SHARE = 0.5
 """Replicated border on each side, as a share of the picture, so that the detector sees a whole head."""
 MAX_DETECTION_SIDE_PX = 640
@@ -126,7 +126,7 @@ class _Importer:
         self._detector: FaceDetector | None = None
 
     def process(self, batch: FaceBatch) -> ItemResult:
-        """Rows and crops of one part. Pictures that do not decode are left out and told of in the part's note."""
+        """Rows and crops of one part. Pictures that do not decode are left out and named in the part's note."""
         folder = self.folder.root / "crops" / batch.part_id
         make_folder(folder)
         rows: list[FaceRow] = []

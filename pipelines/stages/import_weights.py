@@ -1,4 +1,4 @@
-"""Stage `weights import`: other people's trained detectors become checkpoints of this project.
+"""`weights import`: detectors trained by others become checkpoints of this project.
 
 A PyTorch file is read with `weights_only=True`: what is not plain data is refused or, where training logs often hold it,
 read as an empty placeholder. No code from a file is ever run.
@@ -67,7 +67,7 @@ def import_weights(
 
     Raises:
         CheckpointError: the source is missing, damaged, of another kind, or of another network.
-        ConfigError: the output can not be written where it shall be, or a setting is wrong.
+        ConfigError: the output cannot be written there, or a setting is wrong.
     """
     source, output = Path(source), Path(output)
     if layout not in get_args(Layout):
@@ -149,7 +149,7 @@ def _refuse_other_files(source: Path) -> None:
     except FileNotFoundError as error:
         raise CheckpointError(f"{source} does not exist; {PASS_INSTEAD}") from error
     except OSError as error:
-        raise CheckpointError(f"{source} can not be read: {error.strerror}; {PASS_INSTEAD}") from error
+        raise CheckpointError(f"{source} cannot be read: {error.strerror}; {PASS_INSTEAD}") from error
     if start[8:] == b"{":
         raise CheckpointError(
             f"{source} is a safetensors file already; if deepfake wrote it, use it as it is, else {PASS_INSTEAD}"
@@ -169,7 +169,7 @@ def _is_torchscript(source: Path) -> bool:
 
 
 def _describe_global(error: Exception) -> str:
-    """What the pickle wanted to call, where torch tells it; the rest of torch's message advises to run it."""
+    """What the pickle wanted to call, if torch says so; the rest of torch's message advises to run it."""
     found = re.search(r"GLOBAL (\S+)", str(error))
     return f" ({found[1]})" if found else ""
 

@@ -1,4 +1,4 @@
-"""Stage `index`: the videos of a data set, as downloaded, with labels, sides, originals and people."""
+"""Stage `index`: the videos of a data set, as downloaded, with labels, splits, originals and people."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pipelines.config import IndexConfig, RunOptions, settings_of
 from pipelines.data.dealing import deal_sides, drop_leaks
-from pipelines.datasets.checks import FINDINGS, CheckReport, check_dataset, inspect_files
-from pipelines.datasets.dataset import Dataset, Finding, Listing
+from pipelines.datasets.checks import MISMATCHES, CheckReport, check_dataset, inspect_files
+from pipelines.datasets.dataset import Dataset, Listing, Mismatch
 from pipelines.datasets.table import find_dataset
 from pipelines.errors import DatasetError
 from pipelines.records import FINISHED, LABELS, SPLITS, VideoRow, rows_to_table
@@ -33,7 +33,7 @@ class IndexSummary:
 
     folder: Path
     videos: list[VideoRow]
-    findings: list[Finding]
+    mismatches: list[Mismatch]
     report: CheckReport | None
     """Only with `check`."""
     dealt: bool
@@ -95,7 +95,7 @@ def index_dataset(
                 on_progress=on_progress,
             )
         else:
-            _warn_of(listing.findings)
+            _warn_of(listing.mismatches)
             videos = [_with_known_digest(video, digests) for video in videos]
         videos, is_dealt = _choose_sides(videos, listing, config)
         kept = _drop_leaks(videos) if config.drop_leaks else videos
@@ -103,7 +103,7 @@ def index_dataset(
         return IndexSummary(
             folder=folder.root,
             videos=kept,
-            findings=listing.findings,
+            mismatches=listing.mismatches,
             report=check_dataset(known, listing, kept) if check else None,
             dealt=is_dealt,
             left_out=sum(video.split is None for video in videos) if is_dealt else 0,
@@ -119,7 +119,7 @@ def _list_videos(dataset: Dataset, root: Path) -> Listing:
         listing = dataset.list_videos(root)
     except OSError as error:
         reason = error.strerror or error
-        raise DatasetError(f"{root} can not be read as {dataset.name}: {reason} ({help_hint})") from error
+        raise DatasetError(f"{root} cannot be read as {dataset.name}: {reason} ({help_hint})") from error
     if not listing.videos:
         raise DatasetError(f"no video of {dataset.name} in {root}; check the path ({help_hint})")
     for name in ("video_key", "path"):
@@ -200,12 +200,12 @@ def _on_sides(videos: Sequence[VideoRow], sides: Sequence[str | None]) -> list[V
     return [replace(video, split=side) for video, side in zip(videos, sides, strict=True)]
 
 
-def _warn_of(findings: Sequence[Finding]) -> None:
-    """One line a kind; every finding only for those who want to know."""
-    for kind in FINDINGS:
-        found = [finding for finding in findings if finding.kind == kind]
+def _warn_of(mismatches: Sequence[Mismatch]) -> None:
+    """One line a kind; every mismatch only for those who want to know."""
+    for kind in MISMATCHES:
+        found = [mismatch for mismatch in mismatches if mismatch.kind == kind]
         if found:
-            more = f" (and {len(found) - 1} more of this kind: -v tells all)" if len(found) > 1 else ""
+            more = f" (and {len(found) - 1} more of this kind: -v shows all)" if len(found) > 1 else ""
             log.warning("%s: %s%s", found[0].where, found[0].message, more)
-        for finding in found[1:]:
-            log.debug("%s: %s", finding.where, finding.message)
+        for mismatch in found[1:]:
+            log.debug("%s: %s", mismatch.where, mismatch.message)

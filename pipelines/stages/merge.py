@@ -1,4 +1,4 @@
-"""`merge`: the shards of a stage, or of a batch of scores, as one: what a run over everything would have left."""
+"""`merge`: the scores of all shards in one file, as one run over everything would have written it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def merge_scores(
     """Write the scores of all shards of one `predict` into one file, in the order of a run over everything.
 
     Args:
-        paths: what `predict` has written with a shard each, in any order and format; the note `<name>.shard` of each lies
-            beside it.
+        paths: what `predict` has written for each shard, in any order and format, each with its note `<name>.shard` in
+            the same folder.
         output: .csv, .parquet or .json.
         excel_safe: as for `predict`.
 

@@ -37,8 +37,8 @@ def pull_weights(
 ) -> PulledWeights:
     """The file of a registry name in the cache, fetched if it is not there or damaged.
 
-    What an interrupted pull has left is gone on with. The file gets its name when its digest is checked, so whoever
-    finds it under that name can use it; a second pull at the same time waits for the first.
+    An interrupted pull is resumed. The file gets its name only after its digest was checked, so a file under that name is
+    always usable; a second pull at the same time waits for the first.
 
     Args:
         overwrite: fetch it again in any case, from its first byte.
@@ -46,7 +46,7 @@ def pull_weights(
     Raises:
         CheckpointError: unknown name, or one that has no address.
         DownloadError: not reachable, not served, or not the file that the registry knows.
-        StorageError: the cache can not be written, or has no room.
+        StorageError: the cache cannot be written, or is full.
     """
     entry = weights.find_entry(name)
     if entry is None:
@@ -65,8 +65,8 @@ def pull_weights(
         if overwrite:
             _remove(part)
         digest = _fetch(entry, part, on_progress)
-        with replace_atomically(path) as beside:
-            os.replace(part, beside)
+        with replace_atomically(path) as temporary:
+            os.replace(part, temporary)
         return _describe(path, digest, was_there=False)
 
 

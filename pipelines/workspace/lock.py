@@ -1,4 +1,4 @@
-"""One run at a time in each stage of a workspace; its shards may run side by side."""
+"""One run at a time in each stage of a workspace; its shards may run at the same time."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pipelines.system.file_lock import BusyError, hold_lock
 
 @contextmanager
 def hold_stage(workspace: Path | str, stage: str, shard: Shard | None = None) -> Iterator[None]:
-    """Keep others out of a stage, as long as this process lives and does not leave.
+    """Lock a stage against other runs until the block ends or the process dies.
 
     Raises:
-        ConfigError: another run works on it.
-        StorageError: the workspace can not be written.
+        ConfigError: another run is working on it.
+        StorageError: the workspace cannot be written.
     """
     lock = Path(workspace) / f".{stage}.lock"
     with ExitStack() as held:
@@ -28,6 +28,6 @@ def hold_stage(workspace: Path | str, stage: str, shard: Shard | None = None) ->
                 held.enter_context(hold_lock(own, wait=False))
         except BusyError as error:
             raise ConfigError(
-                f"another run of {stage} is at work in {workspace}; wait until it has ended, or use another workspace"
+                f"another run of {stage} is at work in {workspace}; wait until it ends, or use another workspace"
             ) from error
         yield

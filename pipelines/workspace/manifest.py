@@ -1,4 +1,4 @@
-"""Parquet files that say where they come from: provenance in the metadata, written beside their place and renamed."""
+"""Parquet files with their provenance in the metadata, written to a temporary file and renamed."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _Kinds = Mapping[str, type | tuple[type, ...]]
 _GEOMETRY: _Kinds = {"margin": (int, float), "detector": str, "detector_sha256": str}
 """What every stage that makes faces records."""
 _DETECTION: _Kinds = {"max_side": int, "min_score": (int, float)}
-"""What `detect-faces` records beside it."""
+"""Other settings that `detect-faces` records."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What rows depend on beside their inputs: equal provenance and equal input give equal rows."""
+    """Everything that rows depend on except their inputs: equal provenance and equal input give equal rows."""
 
     stage: str
     version: int
@@ -81,8 +81,8 @@ def write_table(table: pa.Table, path: Path, provenance: Provenance, *, notes: M
     metadata = {_PROVENANCE_KEY: json.dumps(provenance.to_json(), sort_keys=True).encode()}
     for name, note in (notes or {}).items():
         metadata[f"{_NOTE_PREFIX}{name}".encode()] = note.encode("utf-8", "backslashreplace")
-    with replace_atomically(path) as beside:
-        pq.write_table(table.replace_schema_metadata(metadata), beside, compression="zstd")
+    with replace_atomically(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
 
 
 def read_table(path: Path, row_type: type | None = None, *, also: Sequence[str] = ()) -> pa.Table:
@@ -146,7 +146,7 @@ def provenance_in(metadata: Mapping[bytes, bytes], path: Path) -> Provenance:
 
 
 def check_face_settings(provenance: Provenance, path: Path) -> None:
-    """Refuse faces of which nobody knows how they were made: whoever uses them needs the geometry and the detector.
+    """Refuse faces without recorded settings: using them requires the geometry and the detector.
 
     Raises:
         ManifestError: a setting is missing or of another type.

@@ -59,7 +59,7 @@ def conform(table: pa.Table, row_type: type, path: Path) -> pa.Table:
 
     Raises:
         ManifestError: a value is missing, or a name leads out of its folder.
-        pa.ArrowException: a value that the type can not hold, or text that is no UTF-8.
+        pa.ArrowException: a value that the type cannot hold, or text that is not UTF-8.
     """
     table.validate(full=True)
     schema = schema_of(row_type)

@@ -25,7 +25,6 @@ CONTRACT = Preprocessing(
     frames=7,
     aggregate="mean",
     threshold=0.25,
-    mirrored=True,
 )
 FIELDS = [field.name for field in fields(Preprocessing)]
 
@@ -35,13 +34,16 @@ def test_a_contract_survives_json() -> None:
     assert Preprocessing.from_json(json.loads(json.dumps(Preprocessing().to_json()))) == Preprocessing()
 
 
-def test_a_contract_of_before_mirrored_scores_is_read_and_keeps_its_digest() -> None:
-    older = {name: value for name, value in CONTRACT.to_json().items() if name != "mirrored"}
-    assert Preprocessing.from_json(older) == replace(CONTRACT, mirrored=False)
-    assert Preprocessing.from_json(older).to_json() == older
+def test_a_contract_with_removed_features_is_read_unless_it_uses_them() -> None:
+    older = {**CONTRACT.to_json(), "mirrored": False}
+    assert Preprocessing.from_json(older) == CONTRACT
+    with pytest.raises(CheckpointError, match="mirrored scoring, which this version of deepfake no longer has; train"):
+        Preprocessing.from_json({**older, "mirrored": True})
+    with pytest.raises(CheckpointError, match="aggregate confident, which this version of deepfake no longer has"):
+        Preprocessing.from_json({**older, "aggregate": "confident"})
 
 
-@pytest.mark.parametrize("name", [name for name in FIELDS if name != "mirrored"])
+@pytest.mark.parametrize("name", FIELDS)
 def test_a_missing_field_is_named(name: str) -> None:
     value = CONTRACT.to_json()
     del value[name]

@@ -227,7 +227,7 @@ def test_a_zip_that_lies_about_its_size_is_refused(tmp_path: Path, claimed: int)
     content = path.read_bytes()
     assert content.count(size.to_bytes(4, "little")) == 2
     path.write_bytes(content.replace(size.to_bytes(4, "little"), claimed.to_bytes(4, "little")))
-    with pytest.raises(CheckpointError, match="can not be unpacked .*; get it again"):
+    with pytest.raises(CheckpointError, match="cannot be unpacked .*; get it again"):
         read_state(path)
 
 

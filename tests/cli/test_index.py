@@ -97,7 +97,7 @@ def test_a_leak_ends_with_4_and_is_cured_by_dropping_or_dealing(
     result = deepfake("index", "csv", source, "-w", tmp_path / "kept", "--check", "-q")
     assert result.exit_code == 4
     assert name in _failed(result.stdout) and told in " ".join(result.stdout.split())
-    assert "cure: --drop-leaks or --split deal, with --overwrite" in " ".join(result.stdout.split())
+    assert "remedy: --drop-leaks or --split deal, with --overwrite" in " ".join(result.stdout.split())
     assert max(map(len, result.stdout.splitlines())) <= 100
     assert len(StageFolder(tmp_path / "kept" / "index").read_videos()) == 9  # written before the check failed
     digests = (tmp_path / "kept" / "index" / "digests.jsonl").read_text()

@@ -135,7 +135,7 @@ def test_without_a_connection_one_line_says_so(deepfake: Deepfake, monkeypatch: 
     _register(monkeypatch, f"http://127.0.0.1:{closed_port()}/weights.zip", "0" * 64)
     failed = deepfake("weights", "pull", NAME)
     assert (failed.exit_code, failed.stdout) == (3, "")
-    assert failed.stderr.startswith("error: 127.0.0.1 can not be reached") and failed.stderr.count("\n") == 1
+    assert failed.stderr.startswith("error: 127.0.0.1 cannot be reached") and failed.stderr.count("\n") == 1
 
 
 def test_an_unknown_name_is_refused_before_anything_is_pulled(deepfake: Deepfake, server: FileServer) -> None:

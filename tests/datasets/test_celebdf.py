@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.datasets.celebdf import CELEBDF_V1, CELEBDF_V2, list_celebdf_v1, list_celebdf_v2
-from pipelines.datasets.dataset import Dataset, Finding
+from pipelines.datasets.dataset import Dataset, Mismatch
 from pipelines.errors import DatasetError
 from pipelines.records import VideoRow
 from tests.datasets.trees import make_videos
@@ -33,8 +33,8 @@ def _row(root: Path, stem: str, dataset: str = "celebdf-v2", **fields: str | Non
     return VideoRow(video_id="", sha256="", video_key=f"{dataset}/{stem}", path=path, dataset=dataset, **fields)
 
 
-def _kinds(findings: Sequence[Finding]) -> list[tuple[str, str]]:
-    return [(finding.kind, finding.where) for finding in findings]
+def _kinds(mismatches: Sequence[Mismatch]) -> list[tuple[str, str]]:
+    return [(mismatch.kind, mismatch.where) for mismatch in mismatches]
 
 
 @pytest.mark.parametrize("dataset", [CELEBDF_V1, CELEBDF_V2], ids=lambda dataset: dataset.name)
@@ -66,7 +66,7 @@ def test_every_row_says_label_side_people_and_original(tmp_path: Path, dataset: 
         _row(tmp_path, "YouTube-real/00000", name, label="real", split="train"),
         _row(tmp_path, "YouTube-real/00007", name, label="real", split="test"),
     ]
-    assert (listing.findings, listing.has_official_split) == ([], True)
+    assert (listing.mismatches, listing.has_official_split) == ([], True)
 
 
 def test_videos_one_folder_deeper_and_folders_in_other_letter_case_give_the_same_rows(tmp_path: Path) -> None:
@@ -80,52 +80,52 @@ def test_videos_one_folder_deeper_and_folders_in_other_letter_case_give_the_same
         dataclasses.replace(row, path="") for row in flat.videos
     ]
     assert all(Path(row.path).is_file() for row in listing.videos)
-    assert listing.findings == []
+    assert listing.mismatches == []
 
 
 def test_a_contradicting_line_is_reported_and_the_folder_believed(tmp_path: Path) -> None:
     listing = list_celebdf_v2(_make(tmp_path, lines=[GOOD_LINES[0].replace("1", "0", 1), *GOOD_LINES[1:]]))
-    (finding,) = listing.findings
-    assert (finding.kind, finding.where) == ("label", f"{LIST} line 1")
-    assert "says that Celeb-real/id1_0003 is fake" in finding.message
-    assert "the folder was believed" in finding.message
+    (mismatch,) = listing.mismatches
+    assert (mismatch.kind, mismatch.where) == ("label", f"{LIST} line 1")
+    assert "says that Celeb-real/id1_0003 is fake" in mismatch.message
+    assert "the folder counts" in mismatch.message
     labels = {row.video_key.removeprefix("celebdf-v2/"): row.label for row in listing.videos}
     assert labels == {**dict.fromkeys(REALS, "real"), **dict.fromkeys(FAKES, "fake")}
 
 
-def test_a_list_that_somebody_turned_round_is_one_finding(tmp_path: Path) -> None:
+def test_a_list_that_is_inverted_is_one_mismatch(tmp_path: Path) -> None:
     turned = [line.translate(str.maketrans("01", "10"))[0] + line[1:] for line in GOOD_LINES]
     listing = list_celebdf_v2(_make(tmp_path, lines=turned))
-    (finding,) = listing.findings
-    assert (finding.kind, finding.where) == ("label", LIST)
-    assert "every one of the 3 lines" in finding.message
+    (mismatch,) = listing.mismatches
+    assert (mismatch.kind, mismatch.where) == ("label", LIST)
+    assert "every one of the 3 lines" in mismatch.message
     assert [row.split for row in listing.videos if row.label == "fake"] == ["train", "test"]
 
 
 def test_listed_videos_that_are_not_there_are_counted_by_folder_and_get_no_row(tmp_path: Path) -> None:
     more = [f"1 Celeb-real/id9_000{number}.mp4" for number in range(5)] + ["0 Celeb-synthesis/id9_id8_0000.mp4"]
     listing = list_celebdf_v2(_make(tmp_path, lines=[*GOOD_LINES, *more]))
-    assert _kinds(listing.findings) == [
+    assert _kinds(listing.mismatches) == [
         ("missing", f"{LIST}: Celeb-real"),
         ("missing", f"{LIST}: Celeb-synthesis"),
     ]
-    assert "5 of 6 listed videos are not there: id9_0000, id9_0001, id9_0002 and 2 more" in listing.findings[0].message
+    assert "5 of 6 listed videos are missing: id9_0000, id9_0001, id9_0002 and 2 more" in listing.mismatches[0].message
     assert len(listing.videos) == len(STEMS)
 
 
 def test_the_list_without_the_videos_of_youtube_is_recognised(tmp_path: Path) -> None:
     lines = [line for line in GOOD_LINES if "YouTube" not in line]
-    (finding,) = list_celebdf_v2(_make(tmp_path / "v2", lines=lines)).findings
-    assert finding.kind == "layout"
-    assert "names no video of YouTube-real (2 lines; the official list has 518" in finding.message
+    (mismatch,) = list_celebdf_v2(_make(tmp_path / "v2", lines=lines)).mismatches
+    assert mismatch.kind == "layout"
+    assert "names no video of YouTube-real (2 lines; the official list has 518" in mismatch.message
     without = [stem for stem in STEMS if "YouTube" not in stem]
-    assert list_celebdf_v2(_make(tmp_path / "without", lines=lines, stems=without)).findings == []
-    assert list_celebdf_v1(_make(tmp_path / "v1", lines=lines)).findings == []
+    assert list_celebdf_v2(_make(tmp_path / "without", lines=lines, stems=without)).mismatches == []
+    assert list_celebdf_v1(_make(tmp_path / "v1", lines=lines)).mismatches == []
 
 
 def test_without_the_list_nothing_has_a_side(tmp_path: Path) -> None:
     listing = list_celebdf_v2(_make(tmp_path, lines=None))
-    assert _kinds(listing.findings) == [("layout", LIST)]
+    assert _kinds(listing.mismatches) == [("layout", LIST)]
     assert not listing.has_official_split
     assert {row.split for row in listing.videos} == {None}
     assert len(listing.videos) == len(STEMS)
@@ -137,8 +137,8 @@ MALFORMED = ("2 Celeb-real/id0_0000.mp4", "Celeb-real/id0_0000.mp4", "1 id0_0000
 @pytest.mark.parametrize("line", MALFORMED)
 def test_a_line_of_another_form_may_hide_a_test_video_and_fails_the_check(tmp_path: Path, line: str) -> None:
     listing = list_celebdf_v2(_make(tmp_path, lines=[GOOD_LINES[1], line]))
-    assert _kinds(listing.findings) == [("label", f"{LIST} line 2")]
-    assert "get the list again" in listing.findings[0].message
+    assert _kinds(listing.mismatches) == [("label", f"{LIST} line 2")]
+    assert "get the list again" in listing.mismatches[0].message
     assert listing.has_official_split
     assert {row.video_key: row.split for row in listing.videos}["celebdf-v2/Celeb-real/id0_0000"] == "train"
 
@@ -147,8 +147,8 @@ def test_a_line_of_another_form_may_hide_a_test_video_and_fails_the_check(tmp_pa
 def test_a_list_without_a_single_sound_line_gives_no_sides(tmp_path: Path, lines: Sequence[str]) -> None:
     listing = list_celebdf_v2(_make(tmp_path, lines=lines))
     malformed = [("label", f"{LIST} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
-    assert _kinds(listing.findings) == [*malformed, ("layout", LIST)]
-    assert "names no video, so nothing is known to be for testing" in listing.findings[-1].message
+    assert _kinds(listing.mismatches) == [*malformed, ("layout", LIST)]
+    assert "names no video, so nothing is known to be for testing" in listing.mismatches[-1].message
     assert not listing.has_official_split
     assert {row.split for row in listing.videos} == {None}
     assert len(listing.videos) == len(STEMS)
@@ -158,7 +158,7 @@ def test_a_list_without_a_single_sound_line_gives_no_sides(tmp_path: Path, lines
 def test_digit_and_path_may_stand_any_blanks_apart(tmp_path: Path, between: str) -> None:
     lines = [line.replace(" ", between, 1) for line in GOOD_LINES]
     listing = list_celebdf_v2(_make(tmp_path, lines=lines))
-    assert listing.findings == []
+    assert listing.mismatches == []
     assert [row.split for row in listing.videos] == ["train", "test"] * 3
 
 
@@ -166,11 +166,11 @@ def test_a_video_that_is_there_twice_gets_one_row(tmp_path: Path) -> None:
     make_videos(_make(tmp_path), ["Celeb-real/videos/id0_0000.mp4"])
     listing = list_celebdf_v2(tmp_path)
     assert [row.path for row in listing.videos if "id0_0000" in row.path] == [f"{tmp_path}/Celeb-real/id0_0000.mp4"]
-    (finding,) = listing.findings
-    assert "Celeb-real/videos/id0_0000.mp4" in finding.message
+    (mismatch,) = listing.mismatches
+    assert "Celeb-real/videos/id0_0000.mp4" in mismatch.message
 
 
-def test_names_of_another_form_keep_their_label_and_say_nobody(tmp_path: Path) -> None:
+def test_names_of_another_form_keep_their_label_and_name_no_person(tmp_path: Path) -> None:
     listing = list_celebdf_v2(
         _make(tmp_path, lines=None, stems=["Celeb-synthesis/swap", "Celeb-real/clip", "YouTube-real/id0_0001"])
     )

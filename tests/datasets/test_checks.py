@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from pipelines.config import ImportConfig
-from pipelines.datasets.checks import Check, CheckReport, check_dataset, inspect_files
-from pipelines.datasets.dataset import Dataset, Finding, Listing, PublishedCount
+from pipelines.datasets.checks import CheckReport, CheckResult, check_dataset, inspect_files
+from pipelines.datasets.dataset import Dataset, Listing, Mismatch, PublishedCount
 from pipelines.errors import StorageError
 from pipelines.records import VideoRow, rows_to_table
 from pipelines.stages.import_faces import import_faces
@@ -42,13 +42,13 @@ SOUND = [
 
 
 def _check(
-    videos: Sequence[VideoRow], *, findings: Sequence[Finding] = (), published: Sequence[PublishedCount] = ()
+    videos: Sequence[VideoRow], *, mismatches: Sequence[Mismatch] = (), published: Sequence[PublishedCount] = ()
 ) -> CheckReport:
-    listing = Listing(list(videos), list(findings), has_official_split=True)
+    listing = Listing(list(videos), list(mismatches), has_official_split=True)
     return check_dataset(replace(DATASET, published=published), listing, videos)
 
 
-def _named(report: CheckReport, name: str) -> Check:
+def _named(report: CheckReport, name: str) -> CheckResult:
     (check,) = [check for check in report.checks if check.name == name]
     return check
 
@@ -60,7 +60,7 @@ def test_a_sound_data_set_passes_every_check() -> None:
         "copies with two labels", "leaks by content", "leaks by original", "leaks by group", "leaks by identity",
     ]  # fmt: skip
     assert {(check.outcome, check.detail) for check in report.checks} == {("ok", "")}
-    assert _named(report, "readable files") == Check("readable files", "ok", "5", "5")
+    assert _named(report, "readable files") == CheckResult("readable files", "ok", "5", "5")
     assert not report.has_contradiction and not report.is_incomplete
 
 
@@ -84,8 +84,8 @@ def test_a_sound_data_set_passes_every_check() -> None:
 )
 def test_a_leak_fails_its_check_with_examples_and_the_cure(added: list[VideoRow], name: str, detail: str) -> None:
     report = _check([*SOUND, *added])
-    assert _named(report, name) == Check(
-        name, "failed", "0", str(len(added)), f"{detail}; cure: --drop-leaks or --split deal, with --overwrite"
+    assert _named(report, name) == CheckResult(
+        name, "failed", "0", str(len(added)), f"{detail}; remedy: --drop-leaks or --split deal, with --overwrite"
     )
     assert {check.name for check in report.checks if check.outcome == "failed"} == {name}
     assert report.has_contradiction and not report.is_incomplete
@@ -106,12 +106,12 @@ def test_a_video_on_no_side_tells_who_is_in_its_fakes() -> None:
         ("layout", "layout", "note"),
     ],
 )
-def test_findings_of_the_listing_are_weighed_by_kind(kind: str, name: str, outcome: str) -> None:
-    findings = [Finding(kind, f"list{n}.txt", f"fault {n}") for n in range(3)]  # type: ignore[arg-type]
-    report = _check(SOUND, findings=findings)
+def test_mismatches_of_the_listing_are_weighed_by_kind(kind: str, name: str, outcome: str) -> None:
+    mismatches = [Mismatch(kind, f"list{n}.txt", f"fault {n}") for n in range(3)]  # type: ignore[arg-type]
+    report = _check(SOUND, mismatches=mismatches)
     expected = "list0.txt: fault 0; list1.txt: fault 1; and 1 more"
-    assert _named(report, name) == Check(name, outcome, "0", "3 places", expected)  # type: ignore[arg-type]
-    assert _named(_check(SOUND, findings=findings[:1]), name).found == "1 place"
+    assert _named(report, name) == CheckResult(name, outcome, "0", "3 places", expected)  # type: ignore[arg-type]
+    assert _named(_check(SOUND, mismatches=mismatches[:1]), name).found == "1 place"
     assert (report.has_contradiction, report.is_incomplete) == (kind == "label", kind == "missing")
 
 
@@ -124,9 +124,9 @@ def test_counts_are_held_against_those_published_of_the_parts_that_are_there() -
     ]
     report = _check(SOUND, published=published)
     assert report.checks[:3] == (
-        Check("videos of train, real", "ok", "1", "1"),
-        Check("videos of fakes", "note", "5", "2", "3 fewer than published"),
-        Check("videos of all", "note", "3", "5", "2 more than published"),
+        CheckResult("videos of train, real", "ok", "1", "1"),
+        CheckResult("videos of fakes", "note", "5", "2", "3 fewer than published"),
+        CheckResult("videos of all", "note", "3", "5", "2 more than published"),
     )
     assert not any("c40" in check.name for check in report.checks)
     assert not report.has_contradiction and not report.is_incomplete
@@ -142,7 +142,7 @@ def test_counts_are_those_of_the_official_splits_wherever_the_videos_are_used() 
 def test_copies_are_noted_and_contradict_where_their_labels_differ() -> None:
     same, other = _video("x", split="train", sha256="sha-a"), _video("y", "fake", split="train", sha256="sha-a")
     report = _check([*SOUND, same])
-    assert _named(report, "copies with one label") == Check("copies with one label", "note", "0", "1", "a and x")
+    assert _named(report, "copies with one label") == CheckResult("copies with one label", "note", "0", "1", "a and x")
     assert not report.has_contradiction
     report = _check([*SOUND, other])
     assert _named(report, "copies with two labels").detail == "a (real) and y (fake) are one file; correct one"
@@ -158,7 +158,7 @@ def test_files_that_were_not_hashed_are_no_copies() -> None:
 
 def test_a_file_that_does_not_open_is_incomplete_and_no_contradiction() -> None:
     report = _check([*SOUND, replace(_video("x"), status="unreadable", error="x.mp4 is empty; copy it again")])
-    expected = Check("readable files", "failed", "6", "5", "x: x.mp4 is empty; copy it again")
+    expected = CheckResult("readable files", "failed", "6", "5", "x: x.mp4 is empty; copy it again")
     assert _named(report, "readable files") == expected
     assert report.is_incomplete and not report.has_contradiction
 

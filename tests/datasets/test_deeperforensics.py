@@ -1,4 +1,4 @@
-"""DeeperForensics-1.0: rows, sides and findings of miniature trees."""
+"""DeeperForensics-1.0: rows, sides and mismatches of miniature trees."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def rows_of(listing: Listing) -> dict[str, VideoRow]:
 def test_clips_of_faceforensics_are_real_and_take_the_side_of_their_fakes(root: Path) -> None:
     listing = list_deeperforensics(root)
     rows = rows_of(listing)
-    assert listing.has_official_split and not listing.findings
+    assert listing.has_official_split and not listing.mismatches
     assert {key: row.split for key, row in rows.items() if row.label == "real"} == {
         "deeperforensics/youtube/c23/000": "train",
         "deeperforensics/youtube/c23/001": "train",
@@ -95,10 +95,10 @@ def test_actors_are_never_real(root: Path) -> None:
     listing = list_deeperforensics(root)
     assert {row.label for row in listing.videos} == {"fake"}
     assert {row.original for row in listing.videos} == {f"deeperforensics/youtube/c23/00{n}" for n in range(4)}
-    (finding,) = listing.findings
-    assert (finding.kind, finding.where) == ("layout", ".")
+    (mismatch,) = listing.mismatches
+    assert (mismatch.kind, mismatch.where) == ("layout", ".")
     assert all(
-        part in finding.message for part in ("FaceForensics++", "not source_videos", "original_sequences", "link")
+        part in mismatch.message for part in ("FaceForensics++", "not source_videos", "original_sequences", "link")
     )
 
 
@@ -124,7 +124,7 @@ def test_both_data_sets_may_lie_beside_each_other(root: Path, tmp_path: Path) ->
         for folder in folders:
             shutil.copytree(root / folder, above / name / folder)
     listing = list_deeperforensics(above)
-    assert {key: row.split for key, row in rows_of(listing).items()} == expected and not listing.findings
+    assert {key: row.split for key, row in rows_of(listing).items()} == expected and not listing.mismatches
 
 
 def test_letter_case_of_folders_does_not_matter(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_letter_case_of_folders_does_not_matter(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["000_M101", "end_to_end/000_M101.mp4", "  000_M101.mp4  "])
 def test_a_line_may_have_a_folder_or_no_suffix(root: Path, line: str) -> None:
     write_lists(root, {"train": [line, "", LISTS["train"][1]]})
-    assert list_deeperforensics(root).has_official_split and not list_deeperforensics(root).findings
+    assert list_deeperforensics(root).has_official_split and not list_deeperforensics(root).mismatches
 
 
 def test_without_lists_nothing_has_a_split_and_a_clip_stays_with_its_fakes(root: Path) -> None:
@@ -155,8 +155,8 @@ def test_without_lists_nothing_has_a_split_and_a_clip_stays_with_its_fakes(root:
         for row in listing.videos
     }
     assert groups == {f"deeperforensics:00{n}": ["c23", "end_to_end", "end_to_end_level_1"] for n in range(4)}
-    (finding,) = listing.findings
-    assert finding.kind == "layout" and "lists/splits" in finding.message
+    (mismatch,) = listing.mismatches
+    assert mismatch.kind == "layout" and "lists/splits" in mismatch.message
 
 
 def test_listed_and_unlisted_videos_are_told_once_a_folder(root: Path) -> None:
@@ -170,9 +170,9 @@ def test_listed_and_unlisted_videos_are_told_once_a_folder(root: Path) -> None:
         "deeperforensics/youtube/c23/999",
     }
     fakes, reals = "manipulated_videos/end_to_end", f"{REALS}/c23/videos"
-    told = {(found.kind, found.where): found.message for found in listing.findings}
+    told = {(found.kind, found.where): found.message for found in listing.mismatches}
     assert set(told) == {("missing", fakes), ("unlisted", fakes), ("missing", reals), ("unlisted", reals)}
-    assert len(listing.findings) == 4
+    assert len(listing.mismatches) == 4
     assert "1 of 4" in told["missing", fakes] and "000_M101" in told["missing", fakes]
     assert "000_M102" in told["unlisted", fakes] and "999" in told["unlisted", reals]
 
@@ -194,7 +194,7 @@ def test_lists_that_can_not_be_right_are_refused(root: Path, lists: dict[str, li
 
 def test_some_of_the_lists_are_not_taken_for_all(root: Path) -> None:
     (root / "lists/splits/test.txt").unlink()
-    with pytest.raises(DatasetError, match="test.txt is not there"):
+    with pytest.raises(DatasetError, match="test.txt is missing"):
         list_deeperforensics(root)
 
 
@@ -213,15 +213,15 @@ def test_what_does_not_fit_is_passed_over_and_told(root: Path, planted: str, whe
     (root / "manipulated_videos/end_to_end/._000_M101.mp4").touch()
     listing = list_deeperforensics(root)
     assert rows_of(listing) == expected
-    (finding,) = listing.findings
-    assert (finding.kind, finding.where) == ("layout", where) and message in finding.message
+    (mismatch,) = listing.mismatches
+    assert (mismatch.kind, mismatch.where) == ("layout", where) and message in mismatch.message
 
 
 def test_a_download_that_is_not_unpacked_is_told(tmp_path: Path) -> None:
     (tmp_path / "manipulated_videos").mkdir()
     (tmp_path / "manipulated_videos/end_to_end.zip").touch()
     listing = list_deeperforensics(tmp_path)
-    assert not listing.videos and any("unzip.sh" in finding.message for finding in listing.findings)
+    assert not listing.videos and any("unzip.sh" in mismatch.message for mismatch in listing.mismatches)
 
 
 @pytest.mark.parametrize("name", ["nothing", "absent"])

@@ -1,4 +1,4 @@
-"""DeepFakeDetection: rows and findings of miniature trees."""
+"""DeepFakeDetection: rows and mismatches of miniature trees."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def root(tmp_path: Path) -> Path:
 def test_actors_are_real_and_a_fake_shows_two_of_them(root: Path) -> None:
     make_videos(root, [f"{FAKES}/masks/videos/07_12__kitchen_pan__0AB1CD2E.mp4"])
     listing = list_dfd(root)
-    assert not listing.has_official_split and not listing.findings
+    assert not listing.has_official_split and not listing.mismatches
     fake, real, other = listing.videos
     assert fake == VideoRow(
         video_id="",
@@ -76,7 +76,7 @@ def test_recordings_of_one_pair_in_one_scene_are_told_apart(root: Path) -> None:
 def test_letter_case_of_folders_does_not_matter_and_the_root_may_be_the_folder_above(tmp_path: Path) -> None:
     make_videos(tmp_path / "ff", [NAMES[0].replace("actors/c23", "Actors/C23"), NAMES[2].replace("videos", "VIDEOS")])
     listing = list_dfd(tmp_path)
-    assert [row.label for row in listing.videos] == ["fake", "real"] and not listing.findings
+    assert [row.label for row in listing.videos] == ["fake", "real"] and not listing.mismatches
 
 
 def test_videos_of_faceforensics_under_the_same_root_are_passed_over_in_silence(root: Path) -> None:
@@ -107,9 +107,9 @@ def test_a_name_that_does_not_parse_is_told_and_left_out(root: Path, folder: str
     make_videos(root, [f"{folder}/c23/videos/{name}"])
     listing = list_dfd(root)
     assert listing.videos == expected
-    (finding,) = listing.findings
-    assert (finding.kind, finding.where) == ("layout", f"{folder}/c23/videos")
-    assert name in finding.message and "kitchen_pan" in finding.message
+    (mismatch,) = listing.mismatches
+    assert (mismatch.kind, mismatch.where) == ("layout", f"{folder}/c23/videos")
+    assert name in mismatch.message and "kitchen_pan" in mismatch.message
 
 
 def test_another_layout_is_refused_with_what_was_looked_for(tmp_path: Path) -> None:

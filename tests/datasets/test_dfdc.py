@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.datasets.dataset import Finding
+from pipelines.datasets.dataset import Mismatch
 from pipelines.datasets.dfdc import DFDC, list_dfdc
 from pipelines.errors import DatasetError
 from pipelines.records import VideoRow
@@ -43,9 +43,9 @@ def _row(path: Path, key: str, label: str, **fields: str | None) -> VideoRow:
     )
 
 
-def _only(findings: list[Finding]) -> Finding:
-    (finding,) = findings
-    return finding
+def _only(mismatches: list[Mismatch]) -> Mismatch:
+    (mismatch,) = mismatches
+    return mismatch
 
 
 @pytest.mark.parametrize("place", [PART, f"train/dfdc_train_part_03/{PART}"])
@@ -60,7 +60,7 @@ def test_a_part_gives_labels_originals_and_its_name_as_group(tmp_path: Path, pla
         _row(folder / "swap.mp4", f"{PART}/swap", "fake", original=f"{key}/scene", group=PART),
         _row(folder / "voice.mp4", f"{PART}/voice", "fake", group=PART),
     ]
-    assert (listing.findings, listing.has_official_split) == ([], False)
+    assert (listing.mismatches, listing.has_official_split) == ([], False)
 
 
 def test_the_root_may_be_a_part_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def test_labelled_sets_are_for_validation_and_test_and_the_parts_for_training(tm
         _row(tmp_path / "validation/4000.mp4", "val/4000", "fake", split="val"),
         _row(tmp_path / "validation/4001.mp4", "val/4001", "real", split="val"),
     ]
-    assert (listing.findings, listing.has_official_split) == ([], True)
+    assert (listing.mismatches, listing.has_official_split) == ([], True)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_list_whose_videos_are_not_there_gives_no_sides(tmp_path: Path) -> Non
     listing = list_dfdc(tmp_path)
     assert {row.split for row in listing.videos} == {None}
     assert not listing.has_official_split
-    assert _only(listing.findings).where == "test/labels.csv"
+    assert _only(listing.mismatches).where == "test/labels.csv"
 
 
 def test_beside_labels_csv_a_metadata_json_is_not_read(tmp_path: Path) -> None:
@@ -111,17 +111,17 @@ def test_beside_labels_csv_a_metadata_json_is_not_read(tmp_path: Path) -> None:
     (folder / "metadata.json").write_text(json.dumps({"clip.mp4": {"is_fake": 1}}))
     listing = list_dfdc(tmp_path)
     assert [(row.video_key, row.label) for row in listing.videos] == [("dfdc/test/clip", "real")]
-    assert listing.findings == []
+    assert listing.mismatches == []
 
 
-def test_missing_videos_of_a_part_are_one_finding(tmp_path: Path) -> None:
+def test_missing_videos_of_a_part_are_one_mismatch(tmp_path: Path) -> None:
     folder = _make_part(tmp_path / PART)
     for name in ("scene", "swap"):
         (folder / f"{name}.mp4").unlink()
     listing = list_dfdc(tmp_path)
-    finding = _only(listing.findings)
-    assert (finding.kind, finding.where) == ("missing", f"{PART}/metadata.json")
-    assert "2 of 4 listed videos are not there: scene.mp4, swap.mp4" in finding.message
+    mismatch = _only(listing.mismatches)
+    assert (mismatch.kind, mismatch.where) == ("missing", f"{PART}/metadata.json")
+    assert "2 of 4 listed videos are missing: scene.mp4, swap.mp4" in mismatch.message
     assert [row.video_key for row in listing.videos] == [f"dfdc/{PART}/orphan", f"dfdc/{PART}/voice"]
 
 
@@ -135,7 +135,7 @@ def test_names_in_other_letter_case_are_found(tmp_path: Path) -> None:
         ("dfdc/test/aa", "fake", "AA.MP4"),
         ("dfdc/test/cc", "real", "cc.mp4"),
     ]
-    assert listing.findings == []
+    assert listing.mismatches == []
 
 
 @pytest.mark.parametrize(
@@ -154,21 +154,21 @@ def test_where_letter_case_leaves_a_choice_nothing_is_guessed(
     (tmp_path / "test/labels.csv").write_text("\n".join(["filename,label", "other.mp4,0", *(f"{n},1" for n in listed)]))
     listing = list_dfdc(tmp_path)
     assert {row.video_key[10:]: Path(row.path).name for row in listing.videos} == {"other": "other.mp4", **found}
-    told = {finding.kind: finding.message.split(": ")[-1].split(";")[0] for finding in listing.findings}
+    told = {mismatch.kind: mismatch.message.split(": ")[-1].split(";")[0] for mismatch in listing.mismatches}
     expected = {"missing": missing, "unlisted": unlisted}
     assert told == {kind: ", ".join(names) for kind, names in expected.items() if names}
 
 
-def test_videos_that_no_list_names_are_one_finding_a_folder(tmp_path: Path) -> None:
+def test_videos_that_no_list_names_are_one_mismatch_a_folder(tmp_path: Path) -> None:
     make_videos(_make_part(tmp_path / PART), ["more.mp4", "most.mp4", "._scene.mp4"])
     make_videos(tmp_path / "test_videos", ["unknown.mp4"])
     make_videos(tmp_path / ".trash", ["removed.mp4"])
     listing = list_dfdc(tmp_path)
-    assert [(finding.kind, finding.where) for finding in listing.findings] == [
+    assert [(mismatch.kind, mismatch.where) for mismatch in listing.mismatches] == [
         ("unlisted", PART),
         ("unlisted", "test_videos"),
     ]
-    assert "2 videos that no list names: more.mp4, most.mp4" in listing.findings[0].message
+    assert "2 videos not in any list: more.mp4, most.mp4" in listing.mismatches[0].message
     assert len(listing.videos) == len(ENTRIES)
 
 
@@ -177,16 +177,16 @@ def test_an_entry_without_a_known_label_is_passed_over(tmp_path: Path, entry: An
     _make_part(tmp_path / PART, {"odd.mp4": entry, "scene.mp4": {"label": "REAL"}})
     listing = list_dfdc(tmp_path)
     assert [row.video_key for row in listing.videos] == [f"dfdc/{PART}/scene"]
-    finding = _only(listing.findings)
-    assert (finding.kind, finding.where) == ("layout", f"{PART}/metadata.json")
-    assert "1 videos without a label that is known: odd.mp4" in finding.message
+    mismatch = _only(listing.mismatches)
+    assert (mismatch.kind, mismatch.where) == ("layout", f"{PART}/metadata.json")
+    assert "1 video without a known label: odd.mp4" in mismatch.message
 
 
 def test_a_label_in_the_csv_that_is_neither_0_nor_1_is_passed_over(tmp_path: Path) -> None:
     _make_set(tmp_path / "test", {"a.mp4": "0.5", "b.mp4": "", "c.mp4": "1"})
     listing = list_dfdc(tmp_path)
     assert [row.video_key for row in listing.videos] == ["dfdc/test/c"]
-    assert "a.mp4, b.mp4" in _only(listing.findings).message
+    assert "a.mp4, b.mp4" in _only(listing.mismatches).message
 
 
 def test_parts_of_equal_name_get_longer_keys(tmp_path: Path) -> None:

@@ -60,14 +60,14 @@ def test_every_row_says_label_side_people_and_method(tmp_path: Path) -> None:
         _row(tmp_path, "original_videos/1224068/1224068_C", label="real", split="test"),
         _row(tmp_path, "original_videos/643049/643049_A_001", label="real", split="train", identity="dfdcp:643049"),
     ]
-    assert (listing.findings, listing.has_official_split) == ([], True)
+    assert (listing.mismatches, listing.has_official_split) == ([], True)
 
 
 def test_a_folder_videos_in_between_changes_only_the_paths(tmp_path: Path) -> None:
     listing = list_dfdcp(_make(tmp_path, between="/videos/"))
     assert [row.video_key for row in listing.videos] == sorted(f"dfdcp/{name[:-4]}" for name in ENTRIES)
     assert listing.videos[0].path == f"{tmp_path}/method_A/videos/643049/643049_A/swap.mp4"
-    assert listing.findings == []
+    assert listing.mismatches == []
 
 
 def test_the_listed_path_counts_before_the_file_name(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_the_listed_path_counts_before_the_file_name(tmp_path: Path) -> None:
     make_videos(tmp_path, ["method_A/1/clip.mp4"])
     listing = list_dfdcp(tmp_path)
     assert [row.path for row in listing.videos] == [f"{tmp_path}/method_A/2/clip.mp4"]
-    assert [finding.kind for finding in listing.findings] == ["unlisted"]
+    assert [mismatch.kind for mismatch in listing.mismatches] == ["unlisted"]
 
 
 FAKE = {"label": "fake", "set": "test"}
@@ -88,9 +88,9 @@ def test_a_video_is_not_taken_for_another_one_of_its_name(tmp_path: Path) -> Non
     assert [(row.video_key, row.path) for row in listing.videos] == [
         ("dfdcp/method_A/1/clip", f"{tmp_path}/method_A/1/clip.mp4")
     ]
-    (finding,) = listing.findings
-    assert finding.kind == "missing"
-    assert "1 of 2 listed videos are not there: method_A/2/clip.mp4" in finding.message
+    (mismatch,) = listing.mismatches
+    assert mismatch.kind == "missing"
+    assert "1 of 2 listed videos are missing: method_A/2/clip.mp4" in mismatch.message
 
 
 def test_a_name_that_is_listed_twice_is_looked_for_at_its_path_only(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_name_that_is_listed_twice_is_looked_for_at_its_path_only(tmp_path: Pa
     (tmp_path / "method_A/videos/2/clip.mp4").unlink()
     listing = list_dfdcp(tmp_path)
     assert listing.videos == []
-    assert [finding.kind for finding in listing.findings] == ["missing", "unlisted"]
+    assert [mismatch.kind for mismatch in listing.mismatches] == ["missing", "unlisted"]
 
 
 def test_a_file_name_that_could_be_several_videos_counts_as_missing(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_file_name_that_could_be_several_videos_counts_as_missing(tmp_path: Pa
     make_videos(tmp_path, ["method_A/copy/clip.mp4"])
     listing = list_dfdcp(tmp_path)
     assert listing.videos == []
-    assert [finding.kind for finding in listing.findings] == ["missing", "unlisted"]
+    assert [mismatch.kind for mismatch in listing.mismatches] == ["missing", "unlisted"]
 
 
 @pytest.mark.parametrize(
@@ -118,21 +118,21 @@ def test_a_label_that_contradicts_the_folder_is_reported_and_believed(
 ) -> None:
     listing = list_dfdcp(_make(tmp_path, {name: {"label": label, "set": "train"}}))
     assert [(row.label, row.method) for row in listing.videos] == [(label, method)]
-    (finding,) = listing.findings
-    assert (finding.kind, finding.where) == ("label", name)
-    assert "the list was believed" in finding.message
+    (mismatch,) = listing.mismatches
+    assert (mismatch.kind, mismatch.where) == ("label", name)
+    assert "the list counts" in mismatch.message
 
 
-def test_missing_and_unlisted_videos_are_one_finding_each(tmp_path: Path) -> None:
+def test_missing_and_unlisted_videos_are_one_mismatch_each(tmp_path: Path) -> None:
     _make(tmp_path)
     (tmp_path / "method_A/643049/643049_A/swap.mp4").unlink()
     make_videos(tmp_path, ["method_B/more.mp4", "extra/most.mp4"])
     listing = list_dfdcp(tmp_path)
-    missing, unlisted = listing.findings
+    missing, unlisted = listing.mismatches
     assert (missing.kind, missing.where) == ("missing", "dataset.json")
-    assert "1 of 4 listed videos are not there: method_A/643049/643049_A/swap.mp4" in missing.message
+    assert "1 of 4 listed videos are missing: method_A/643049/643049_A/swap.mp4" in missing.message
     assert unlisted.kind == "unlisted"
-    assert "2 videos that no list names: extra/most.mp4, method_B/more.mp4" in unlisted.message
+    assert "2 videos not in any list: extra/most.mp4, method_B/more.mp4" in unlisted.message
     assert len(listing.videos) == 3
 
 

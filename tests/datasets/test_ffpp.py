@@ -1,4 +1,4 @@
-"""FaceForensics++: rows, sides and findings of miniature trees."""
+"""FaceForensics++: rows, sides and mismatches of miniature trees."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.data.leaks import find_leaks
-from pipelines.datasets.dataset import Finding, Listing
+from pipelines.datasets.dataset import Listing, Mismatch
 from pipelines.datasets.ffpp import FFPP, METHODS, list_ffpp
 from pipelines.errors import DatasetError
 from pipelines.records import VideoRow
@@ -43,9 +43,9 @@ def rows_of(listing: Listing) -> dict[str, VideoRow]:
     return rows
 
 
-def only_finding(listing: Listing) -> Finding:
-    (finding,) = listing.findings
-    return finding
+def only_mismatch(listing: Listing) -> Mismatch:
+    (mismatch,) = listing.mismatches
+    return mismatch
 
 
 @pytest.mark.parametrize("folder", [".", "splits", "dataset/splits"])
@@ -54,7 +54,7 @@ def test_a_pair_of_the_lists_decides_two_reals_and_two_fakes_of_every_method(roo
     make_videos(root, [f"{FAKES}/Deepfakes/masks/videos/071_054.mp4"])
     listing = list_ffpp(root)
     rows = rows_of(listing)
-    assert listing.has_official_split and not listing.findings
+    assert listing.has_official_split and not listing.mismatches
     assert len(rows) == 6 + 2 * 6
     assert {key.rsplit("/", 1)[1]: row.split for key, row in rows.items()} == {
         **dict.fromkeys(("071", "054", "071_054", "054_071"), "train"),
@@ -115,7 +115,7 @@ def test_raw_beside_c0_is_passed_over(tmp_path: Path) -> None:
     write_lists(tmp_path, LISTS | {"val": [], "test": []})
     listing = list_ffpp(tmp_path)
     assert set(rows_of(listing)) == {"ffpp/youtube/c0/071"}
-    layout, missing = listing.findings
+    layout, missing = listing.mismatches
     assert (layout.kind, layout.where) == ("layout", f"{REALS}/raw/videos") and f"{REALS}/c0/videos" in layout.message
     assert (missing.kind, missing.where) == ("missing", f"{REALS}/c0/videos")
 
@@ -136,7 +136,7 @@ def test_the_root_may_be_the_folder_above(root: Path, tmp_path: Path) -> None:
     make_videos(below, [f"{REALS}/c23/videos/071.mp4"])
     listing = list_ffpp(below.parent)
     assert set(rows_of(listing)) == {"ffpp/youtube/c23/071"}
-    assert only_finding(listing).where == "FaceForensics++"
+    assert only_mismatch(listing).where == "FaceForensics++"
 
 
 def test_a_root_with_two_copies_is_refused(tmp_path: Path) -> None:
@@ -164,8 +164,8 @@ def test_without_lists_nothing_has_a_split_and_names_of_fakes_say_what_stays_tog
         stems = ("054", "071") if source == "youtube" else ("054_071", "071_054")
         assert {rows[f"ffpp/{source}/c23/{stem}"].group for stem in stems} == {"054_071"}
     assert rows["ffpp/youtube/c23/500"].group is None
-    finding = only_finding(listing)
-    assert (finding.kind, finding.where) == ("layout", ".") and "github.com/ondyari/FaceForensics" in finding.message
+    mismatch = only_mismatch(listing)
+    assert (mismatch.kind, mismatch.where) == ("layout", ".") and "github.com/ondyari/FaceForensics" in mismatch.message
 
 
 def test_pairs_that_share_a_clip_become_one_group(tmp_path: Path) -> None:
@@ -180,11 +180,11 @@ def test_listed_videos_that_are_not_there_are_told_once_a_folder(root: Path) -> 
     write_lists(root, LISTS | {"train": pairs})
     listing = list_ffpp(root)
     assert len(listing.videos) == 18
-    assert [finding.kind for finding in listing.findings] == ["missing"] * 3
-    assert {finding.where for finding in listing.findings} == {
+    assert [mismatch.kind for mismatch in listing.mismatches] == ["missing"] * 3
+    assert {mismatch.where for mismatch in listing.mismatches} == {
         f"{folder}/c23/videos" for folder in (REALS, f"{FAKES}/Deepfakes", f"{FAKES}/Face2Face")
     }
-    (of_reals,) = [finding for finding in listing.findings if finding.where.startswith(REALS)]
+    (of_reals,) = [mismatch for mismatch in listing.mismatches if mismatch.where.startswith(REALS)]
     assert "4 of 10" in of_reals.message and "100, 101, 102 and 1 more" in of_reals.message
 
 
@@ -200,11 +200,11 @@ def test_videos_that_no_list_names_stay_without_a_split(root: Path) -> None:
     ]
     fake = rows["ffpp/Deepfakes/c23/071_953"]
     assert (fake.original, fake.group) == ("ffpp/youtube/c23/071", "953_974"), "not tied to both of its clips"
-    assert [(found.kind, found.where) for found in listing.findings] == [
+    assert [(found.kind, found.where) for found in listing.mismatches] == [
         ("unlisted", f"{REALS}/c23/videos"),
         ("unlisted", f"{FAKES}/Deepfakes/c23/videos"),
     ]
-    assert "500" in listing.findings[0].message and "071_953" in listing.findings[1].message
+    assert "500" in listing.mismatches[0].message and "071_953" in listing.mismatches[1].message
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_lists_that_can_not_be_right_are_refused(root: Path, lists: dict[str, An
 
 def test_some_of_the_lists_are_not_taken_for_all(root: Path) -> None:
     write_lists(root, {"train": LISTS["train"], "test": LISTS["test"]})
-    with pytest.raises(DatasetError, match=r"val.json is not there"):
+    with pytest.raises(DatasetError, match=r"val.json is missing"):
         list_ffpp(root)
 
 
@@ -249,8 +249,8 @@ def test_what_does_not_fit_is_passed_over_and_told(root: Path, planted: str, whe
     make_videos(root, [planted])
     listing = list_ffpp(root)
     assert rows_of(listing) == expected
-    finding = only_finding(listing)
-    assert (finding.kind, finding.where) == ("layout", where) and message in finding.message
+    mismatch = only_mismatch(listing)
+    assert (mismatch.kind, mismatch.where) == ("layout", where) and message in mismatch.message
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_folders_give_label_side_and_a_short_key(tmp_path: Path) -> None:
         _row(root / "fake/val/c.mp4", "fake/val/c", label="fake", split="val", dataset="mine"),
         _row(root / "train/real/a.mp4", "train/real/a", label="real", split="train", dataset="mine"),
     ]
-    assert (listing.findings, listing.has_official_split) == ([], True)
+    assert (listing.mismatches, listing.has_official_split) == ([], True)
 
 
 @pytest.mark.parametrize("names", [["real/a.mp4", "fake/b.mp4"], ["train/real/a.mp4", "fake/b.mp4"]])
@@ -41,13 +41,13 @@ def test_sides_are_official_only_if_every_video_has_one(tmp_path: Path, names: l
     assert [row.split for row in listing.videos if "real" in row.path] == ["train" if "train" in names[0] else None]
 
 
-def test_videos_under_neither_are_one_finding_and_do_not_decide_about_the_sides(tmp_path: Path) -> None:
+def test_videos_under_neither_are_one_mismatch_and_do_not_decide_about_the_sides(tmp_path: Path) -> None:
     names = ["train/real/a.mp4", "val/fake/b.mp4", *[f"other/{letter}.mp4" for letter in "cdefg"]]
     listing = list_folder(_make_folder(tmp_path, names))
     assert (len(listing.videos), listing.has_official_split) == (2, True)
-    (finding,) = listing.findings
-    assert finding.kind == "unlisted"
-    assert "5 videos that no list names: other/c.mp4, other/d.mp4, other/e.mp4 and 2 more" in finding.message
+    (mismatch,) = listing.mismatches
+    assert mismatch.kind == "unlisted"
+    assert "5 videos not in any list: other/c.mp4, other/d.mp4, other/e.mp4 and 2 more" in mismatch.message
 
 
 def test_links_to_folders_are_followed_and_keep_their_names(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_links_to_folders_are_followed_and_keep_their_names(tmp_path: Path) -> N
         ("fake/more/b", "fake", f"{root}/fake/more/b.mp4"),
         ("real/a", "real", f"{root}/real/a.mp4"),
     ]
-    assert listing.findings == []
+    assert listing.mismatches == []
 
 
 @pytest.mark.parametrize(
@@ -79,18 +79,18 @@ def test_links_are_not_followed_in_a_circle(tmp_path: Path, links: dict[str, str
         (root / name).symlink_to(target)
     listing = list_folder(root)
     assert [row.video_key for row in listing.videos] == sorted(["fake/b", "real/a", *more])
-    assert listing.findings == []
+    assert listing.mismatches == []
 
 
 @pytest.mark.parametrize("link", ["real/latest", "real/b"])
-def test_a_file_that_a_link_shows_again_is_listed_once_and_told(tmp_path: Path, link: str) -> None:
+def test_a_file_that_a_link_shows_again_is_listed_once_and_reported(tmp_path: Path, link: str) -> None:
     root = _make_folder(tmp_path, ["real/day/a.mp4", "fake/b.mp4"])
     (root / link).symlink_to("day")
     listing = list_folder(root)
     assert len(listing.videos) == 2
-    (finding,) = listing.findings
-    assert finding.kind == "layout"
-    assert "1 that a link shows a second time" in finding.message
+    (mismatch,) = listing.mismatches
+    assert mismatch.kind == "layout"
+    assert "1 video that a link shows a second time" in mismatch.message
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_link_that_contradicts_what_it_shows_is_left_for_the_check(
     (root / link).symlink_to(root / "train/real")
     listing = list_folder(root)
     assert [(row.label, row.split) for row in listing.videos] == expected
-    assert listing.findings == []
+    assert listing.mismatches == []
 
 
 def test_a_store_inside_the_root_is_not_passed_over_where_a_link_labels_it(tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_a_store_inside_the_root_is_not_passed_over_where_a_link_labels_it(tmp_p
     (root / "z/real").symlink_to("../all")
     listing = list_folder(root)
     assert [row.video_key for row in listing.videos] == ["z/real/a", "z/real/more/b"]
-    (finding,) = listing.findings
-    assert finding.message.endswith("1 videos that no list names: rest/c.mp4")
+    (mismatch,) = listing.mismatches
+    assert mismatch.message.endswith("1 video not in any list: rest/c.mp4")
 
 
 def test_equal_stems_get_longer_keys(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_csv_gives_everything_that_is_known(tmp_path: Path) -> None:
             mask=f"{tmp_path}/masks/b.mp4",
         ),
     ]
-    assert (listing.findings, listing.has_official_split) == ([], True)
+    assert (listing.mismatches, listing.has_official_split) == ([], True)
 
 
 def test_paths_start_at_the_folder_of_the_csv_wherever_one_stands(
@@ -238,7 +238,7 @@ def test_an_original_becomes_the_key_of_the_video_that_it_fits(tmp_path: Path, g
     listing = list_csv(path)
     assert listing.videos[-1].original == key
     assert key in [row.video_key for row in listing.videos]
-    assert listing.findings == []
+    assert listing.mismatches == []
 
 
 @pytest.mark.parametrize(
@@ -264,9 +264,9 @@ def test_an_original_that_fits_several_videos_is_refused(tmp_path: Path, given: 
 def test_an_original_that_is_in_no_line_is_told_and_stays_as_it_is_given(tmp_path: Path, given: str) -> None:
     listing = list_csv(_make_fakes(tmp_path / "mine", "in/b.mp4", given))
     assert [row.original for row in listing.videos[-2:]] == ["in/b", given]
-    (finding,) = listing.findings
-    assert (finding.kind, finding.where) == ("unlisted", "line 10")
-    assert finding.message.startswith(f"original {given} of fake1.mp4 is in no line; fakes of one original are kept")
+    (mismatch,) = listing.mismatches
+    assert (mismatch.kind, mismatch.where) == ("unlisted", "line 10")
+    assert mismatch.message.startswith(f"original {given} of fake1.mp4 is in no line; fakes of one original are kept")
 
 
 def test_fakes_of_a_listed_original_that_is_not_there_name_it_alike(tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_fakes_of_a_listed_original_that_is_not_there_name_it_alike(tmp_path: Pa
     (path.parent / "in/c.d.mp4").unlink()
     listing = list_csv(path)
     assert [row.original for row in listing.videos[-2:]] == ["in/c.d.mp4", "in/c.d.mp4"]
-    assert [finding.where for finding in listing.findings] == ["line 5"]
+    assert [mismatch.where for mismatch in listing.mismatches] == ["line 5"]
 
 
 def test_backslashes_stand_for_slashes_unless_a_file_is_named_so(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_backslashes_stand_for_slashes_unless_a_file_is_named_so(tmp_path: Path)
         (f"{tmp_path}/in/a.mp4", None),
         (f"{tmp_path}/in\\b.mp4", f"{tmp_path}/masks/b.mp4"),
     ]
-    assert [(finding.where, finding.message.split(" ")[0]) for finding in listing.findings] == [
+    assert [(mismatch.where, mismatch.message.split(" ")[0]) for mismatch in listing.mismatches] == [
         ("line 4", "in\\no.mp4")
     ]
 
@@ -312,11 +312,11 @@ def test_a_video_or_mask_that_is_not_there_is_reported(tmp_path: Path) -> None:
     )
     listing = list_csv(path)
     assert [(row.video_key, row.mask) for row in listing.videos] == [("a", None), ("c", None)]
-    assert [(finding.kind, finding.where) for finding in listing.findings] == [
+    assert [(mismatch.kind, mismatch.where) for mismatch in listing.mismatches] == [
         ("missing", "line 3"),
         ("missing", "line 4"),
     ]
-    assert [finding.message.split(" ")[0] for finding in listing.findings] == ["b.mp4", "no.mp4"]
+    assert [mismatch.message.split(" ")[0] for mismatch in listing.mismatches] == ["b.mp4", "no.mp4"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.data.cropped_sources import read_source
+from pipelines.data.face_crop_sources import read_source
 from pipelines.datasets.wilddeepfake import UNPACK, WILDDEEPFAKE, list_wilddeepfake
 from pipelines.errors import DatasetError
 from pipelines.records import VideoRow, rows_to_table
@@ -56,7 +56,7 @@ def test_a_row_is_a_folder_of_pictures_with_its_archive_as_group(tmp_path: Path)
         _row(tmp_path / "real_train/1/real/103", "train/real", "1", "1/real/103"),
         _row(tmp_path / "real_train/1/real/104", "train/real", "1", "1/real/104"),
     ]
-    assert (listing.findings, listing.has_official_split, WILDDEEPFAKE.is_cropped) == ([], True, True)
+    assert (listing.mismatches, listing.has_official_split, WILDDEEPFAKE.is_cropped) == ([], True, True)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_only_folders_that_hold_pictures_themselves_become_rows(tmp_path: Path) 
     assert [Path(row.path).name for row in list_wilddeepfake(tmp_path).videos] == ["9"]
 
 
-def test_archives_that_are_not_unpacked_are_one_finding_whose_command_works(tmp_path: Path) -> None:
+def test_archives_that_are_not_unpacked_are_one_mismatch_whose_command_works(tmp_path: Path) -> None:
     packed = _make(tmp_path / "packed", ["5/fake/1", "6/fake/2"])
     side = tmp_path / "root" / "fake_test"
     _make(tmp_path / "root", ["fake_test/3/fake/9"])
@@ -113,40 +113,40 @@ def test_archives_that_are_not_unpacked_are_one_finding_whose_command_works(tmp_
     subprocess.run(["tar", "-C", packed, "-czf", side / "6.tar.gz", "./6"], check=True)
     shutil.copy(side / "5.tar.gz", side / "3.tar.gz")
     listing = list_wilddeepfake(tmp_path / "root")
-    (finding,) = listing.findings
-    assert (finding.kind, finding.where) == ("layout", "fake_test")
-    assert "2 archives that are not unpacked: 5.tar.gz, 6.tar.gz" in finding.message
-    assert finding.message.endswith(UNPACK)
+    (mismatch,) = listing.mismatches
+    assert (mismatch.kind, mismatch.where) == ("layout", "fake_test")
+    assert "2 packed archives: 5.tar.gz, 6.tar.gz" in mismatch.message
+    assert mismatch.message.endswith(UNPACK)
     assert len(listing.videos) == 1
     subprocess.run(UNPACK, shell=True, cwd=side, check=True)
     listing = list_wilddeepfake(tmp_path / "root")
     assert [row.video_key for row in listing.videos] == [
         f"wilddeepfake/test/fake/{name}" for name in ("3/fake/9", "5/fake/1", "6/fake/2")
     ]
-    assert listing.findings == []
+    assert listing.mismatches == []
 
 
 def test_a_folder_of_the_other_label_is_reported_and_the_outer_one_believed(tmp_path: Path) -> None:
     listing = list_wilddeepfake(_make(tmp_path, ["real_train/1/fake/3", "real_train/1/real/4", "real_train/unfaked/5"]))
     assert [row.label for row in listing.videos] == ["real", "real", "real"]
-    (finding,) = listing.findings
-    assert (finding.kind, finding.where) == ("label", "real_train")
-    assert "1 sequences lie in a folder of the other label: 1/fake/3; the outer folder (real)" in finding.message
+    (mismatch,) = listing.mismatches
+    assert (mismatch.kind, mismatch.where) == ("label", "real_train")
+    assert "1 sequences lie in a folder of the other label: 1/fake/3; the outer folder (real)" in mismatch.message
 
 
 def test_pictures_outside_a_sequence_are_reported(tmp_path: Path) -> None:
     _make(tmp_path, ["fake_train", "fake_train/1/fake/131"])
     listing = list_wilddeepfake(tmp_path)
     assert [row.group for row in listing.videos] == ["wilddeepfake/train/fake/1"]
-    (finding,) = listing.findings
-    assert (finding.kind, finding.where) == ("layout", "fake_train")
+    (mismatch,) = listing.mismatches
+    assert (mismatch.kind, mismatch.where) == ("layout", "fake_train")
 
 
 def test_a_sequence_that_is_there_twice_gets_one_row(tmp_path: Path) -> None:
     listing = list_wilddeepfake(_make(tmp_path, ["real/train/1/real/2", "real_train/1/real/2", "real_train/1/real/3"]))
     assert [row.video_key[-8:] for row in listing.videos] == ["1/real/2", "1/real/3"]
-    (finding,) = listing.findings
-    assert "real_train/1/real/2" in finding.message
+    (mismatch,) = listing.mismatches
+    assert "real_train/1/real/2" in mismatch.message
 
 
 def test_an_index_of_the_rows_is_read_as_cropped_faces(tmp_path: Path) -> None:

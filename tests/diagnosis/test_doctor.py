@@ -17,7 +17,7 @@ import pytest
 from pipelines import Finding, diagnose
 from pipelines.config import DEFAULT_CHECKPOINT
 from pipelines.diagnosis import self_test
-from pipelines.diagnosis.child import Outcome
+from pipelines.diagnosis.child import StepResult
 from pipelines.diagnosis.finding import Check
 from pipelines.errors import StorageError
 from pipelines.stages import doctor
@@ -130,7 +130,7 @@ def test_inputs_are_opened_only_where_what_opens_them_works(
     _set_checks(monkeypatch, **{broken: lambda: [Finding("x", "broken", "torn")]})
     found = {finding.name: finding for finding in diagnose([clip], workspace=tmp_path)}
     assert set(found) == {"x", "self-test", *names}
-    assert ("32 frames of 1 videos" in found["disk"].message) == ("job" not in names)
+    assert ("32 frames of 1 video " in found["disk"].message) == ("job" not in names)
 
 
 @pytest.mark.parametrize(
@@ -155,13 +155,15 @@ def test_the_self_test_is_judged_by_its_facts(changes: dict[str, Any], level: st
 
 
 def test_without_an_example_clip_a_drawn_one_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.stages.export.EXAMPLE_CLIP", tmp_path / "absent.mp4")
+    monkeypatch.setattr("pipelines.engines.comparison.EXAMPLE_CLIP", tmp_path / "absent.mp4")
     facts = self_test.run_self_test()
     assert (facts["clip"], facts["status"], facts["frames"]) == (None, "no_face", self_test.NUM_FRAMES)
     assert 0 < facts["difference"] < self_test.GPU_TOLERANCE
 
 
 def test_a_self_test_that_crashes_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(self_test, "take_steps", lambda steps, **_: [Outcome(steps[0], error="ended with exit code 3")])
+    monkeypatch.setattr(
+        self_test, "take_steps", lambda steps, **_: [StepResult(steps[0], error="ended with exit code 3")]
+    )
     (finding,) = self_test.check_self_test()
     assert (finding.level, finding.message) == ("broken", "ended with exit code 3")

@@ -151,7 +151,7 @@ def test_the_estimate_is_above_what_a_noisy_clip_takes_and_not_far(clip: Path) -
             GIGABYTE // 2,
             True,
             "ok",
-            "36 frames of 3 videos and their faces need about 0.0 GB (1 more inputs do not open)",
+            "36 frames of 3 videos and their faces need about 0.0 GB (1 other input cannot be opened)",
         ),
         (7_000_000, True, "broken", "0.0 GB free in "),
     ],
@@ -184,7 +184,7 @@ def test_a_workspace_or_temporary_folder_that_can_not_be_written_is_broken(
     assert disk.check_temporary()[0].level == "ok"
     monkeypatch.setattr(os, "access", lambda _path, mode: mode != os.W_OK)
     (finding,) = disk.check_workspace([], tmp_path)
-    assert finding.level == "broken" and "can not be written" in finding.message
+    assert finding.level == "broken" and "cannot be written" in finding.message
 
     def no_space() -> None:
         raise OSError(28, "No space left on device")

@@ -33,9 +33,9 @@ def test_an_import_that_crashes_hangs_or_fails_is_the_last_outcome(
     write_module: WriteModule, code: str, message: str
 ) -> None:
     write_module(FAKE, f"print('a line on stdout')\n{code}")
-    outcomes = child.take_steps(["json", FAKE, "csv"], seconds=3 if "sleep" in code else 60)
-    assert [outcome.step for outcome in outcomes] == ["json", FAKE]
-    assert outcomes[0].error is None and message in str(outcomes[1].error)
+    results = child.take_steps(["json", FAKE, "csv"], seconds=3 if "sleep" in code else 60)
+    assert [result.step for result in results] == ["json", FAKE]
+    assert results[0].error is None and message in str(results[1].error)
 
 
 def test_the_current_folder_is_searched_no_more_than_by_the_program_itself(
@@ -56,8 +56,8 @@ def test_a_package_that_imports_and_then_fails_is_told_from_one_that_does_not_im
     monkeypatch: pytest.MonkeyPatch, check: Check, package: str, step: str, name: str
 ) -> None:
     for failing, expected in ((package, (package, "broken")), (step, (name, "broken"))):
-        outcomes = [child.Outcome(each, error="torn" if each == failing else None) for each in (package, step)]
-        taken = outcomes[: 1 + (failing == step)]
+        results = [child.StepResult(each, error="torn" if each == failing else None) for each in (package, step)]
+        taken = results[: 1 + (failing == step)]
         monkeypatch.setattr(doctor, "take_steps", lambda _steps, taken=taken: taken)
         levels = [(finding.name, finding.level) for finding in check()]
         assert [entry for entry in levels if entry[1] == "broken"] == [expected]
@@ -106,7 +106,7 @@ def test_versions_are_compared_with_what_deepfake_says_it_needs(monkeypatch: pyt
     wanted = ["tqdm>=999", "typer>=0.1", "numpy>=999; sys_platform == 'nowhere'", "pandas>=999; extra == 'dev'"]
     monkeypatch.setattr(metadata, "requires", lambda name: wanted if name == "deepfake" else None)
     names = ("tqdm", "typer", "numpy", "pandas")
-    findings = packages.report_packages([packages.Package(n, n) for n in names], [child.Outcome(n) for n in names])
+    findings = packages.report_packages([packages.Package(n, n) for n in names], [child.StepResult(n) for n in names])
     assert [finding.level for finding in findings] == ["broken", "ok", "ok", "ok"]
     assert findings[0].message == f"{metadata.version('tqdm')}, but deepfake needs >=999"
     assert findings[0].remedy == "pip install --upgrade 'tqdm>=999'"
@@ -119,12 +119,12 @@ def test_another_distribution_of_opencv_will_do(monkeypatch: pytest.MonkeyPatch)
         return "4.10.0"
 
     monkeypatch.setattr(metadata, "version", version)
-    (finding,) = packages.report_packages([packages.Package("opencv-python", "cv2")], [child.Outcome("cv2")])
+    (finding,) = packages.report_packages([packages.Package("opencv-python", "cv2")], [child.StepResult("cv2")])
     assert finding == Finding("opencv-python-headless", "ok", "4.10.0")
 
 
 def test_optional_packages_that_are_missing_or_broken_are_notes(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = [child.Outcome("decord", error="OSError: no such symbol")]
+    broken = [child.StepResult("decord", error="OSError: no such symbol")]
     assert packages.report_packages(packages.DECORD, broken)[0].level == "note"
     monkeypatch.setattr(packages, "find_version", lambda name: (name, None))
     decord, *engines = [*packages.report_packages(packages.DECORD, broken), *packages.check_engines()]

@@ -204,7 +204,7 @@ def _write_torchscript(path: Path) -> None:
 
 SOURCES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, "does not exist; pass the authors' checkpoint as it was released, a PyTorch file"),
-    "a folder": (lambda path: path.mkdir(), "can not be read: Is a directory; pass the authors'"),
+    "a folder": (lambda path: path.mkdir(), "cannot be read: Is a directory; pass the authors'"),
     "empty": (_write(b""), r"is not a PyTorch file \(a text, or a web page in its place\?\); pass the authors'"),
     "a web page": (_write(b"<!DOCTYPE html><html>quota exceeded</html>"), "is not a PyTorch file"),
     "noise after a zip's first bytes": (_write(b"PK\x03\x04" + bytes(range(256))), "is not a whole PyTorch file"),

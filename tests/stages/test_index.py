@@ -12,7 +12,7 @@ import pytest
 
 from pipelines import ExtractConfig, IndexConfig, RunOptions, extract_frames, index_dataset
 from pipelines.data.leaks import find_leaks
-from pipelines.datasets.dataset import Dataset, Finding, Listing
+from pipelines.datasets.dataset import Dataset, Listing, Mismatch
 from pipelines.datasets.table import DATASETS
 from pipelines.errors import ConfigError, DatasetError, SettingsChangedError, StorageError
 from pipelines.records import SPLITS, VideoRow
@@ -43,8 +43,8 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Makes `toy` a known data set with this listing. The stage sees nothing else of a data set's module; files are only
     opened by a check."""
 
-    def make(videos: list[VideoRow], *, official: bool = True, findings: tuple[Finding, ...] = ()) -> Path:
-        listing = Listing(videos, list(findings), has_official_split=official)
+    def make(videos: list[VideoRow], *, official: bool = True, mismatches: tuple[Mismatch, ...] = ()) -> Path:
+        listing = Listing(videos, list(mismatches), has_official_split=official)
         monkeypatch.setitem(DATASETS, "toy", Dataset("toy", "Toy", lambda root: listing, "", ""))
         return Path(__file__).parent
 
@@ -202,16 +202,16 @@ def test_with_the_same_settings_new_videos_are_taken_in(toy: Callable[..., Path]
     assert len(StageFolder(tmp_path / "index").read_videos()) == 5
 
 
-def test_findings_are_one_warning_a_kind(
+def test_mismatches_are_one_warning_a_kind(
     toy: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    findings = (*(Finding("missing", f"list{n}", f"gone {n}") for n in range(3)), Finding("label", "x", "was fake"))
-    summary = index_dataset("toy", toy(OFFICIAL, findings=findings), tmp_path)
+    mismatches = (*(Mismatch("missing", f"list{n}", f"gone {n}") for n in range(3)), Mismatch("label", "x", "was fake"))
+    summary = index_dataset("toy", toy(OFFICIAL, mismatches=mismatches), tmp_path)
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
         "x: was fake",
-        "list0: gone 0 (and 2 more of this kind: -v tells all)",
+        "list0: gone 0 (and 2 more of this kind: -v shows all)",
     ]
-    assert summary.findings == list(findings)
+    assert summary.mismatches == list(mismatches)
 
 
 def _broken(root: Path) -> Listing:
@@ -255,7 +255,7 @@ def test_a_workspace_that_is_a_file_can_not_be_written(
     [
         ("nothing", "", "unknown data set 'nothing'; known: ffpp, "),
         ("toy", "missing", "missing does not exist; pass the folder of toy .*deepfake index toy --download-help"),
-        ("toy", "", "can not be read as toy: Not a directory .*deepfake index toy --download-help"),
+        ("toy", "", "cannot be read as toy: Not a directory .*deepfake index toy --download-help"),
     ],
 )
 def test_an_unknown_name_or_an_unfit_root_is_refused(

@@ -204,7 +204,7 @@ def test_without_a_connection_one_line_says_what_to_do(
 ) -> None:
     _register(monkeypatch, url=f"http://{host}:{closed_port()}/weights.pth")
     part = _leave_part(cache, CONTENT[:5])
-    with pytest.raises(DownloadError, match=f"^{host} can not be reached .*refused.*; check the connection, .*proxy"):
+    with pytest.raises(DownloadError, match=f"^{host} cannot be reached .*refused.*; check the connection, .*proxy"):
         pull_weights(NAME)
     assert part.read_bytes() == CONTENT[:5]
 
@@ -259,14 +259,14 @@ def test_a_proxy_is_used(server: FileServer, cache: Path, monkeypatch: pytest.Mo
     assert _is_whole(pull_weights(NAME), cache)
     assert server.asked == [(f"GET {url}", None)]
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with pytest.raises(DownloadError, match="can not be reached"):
+    with pytest.raises(DownloadError, match="cannot be reached"):
         pull_weights(NAME, overwrite=True)
 
 
 def test_https_goes_through_a_tunnel_of_the_proxy(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.port}")
     _register(monkeypatch, url="https://weights.invalid/weights.pth")
-    with pytest.raises(DownloadError, match=r"weights.invalid can not be reached \(Tunnel connection failed: 502"):
+    with pytest.raises(DownloadError, match=r"weights.invalid cannot be reached \(Tunnel connection failed: 502"):
         pull_weights(NAME)
     assert server.asked == [("CONNECT weights.invalid:443", None)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.evaluation.sources import read_score_file
+from pipelines.evaluation.reading import read_score_file
 from pipelines.records import ScoreRow
 from pipelines.scoring.score_files import read_scores, write_scores
 from pipelines.system.csv_text import FORMULA_STARTS

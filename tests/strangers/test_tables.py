@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.errors import ConfigError, DatasetError, ManifestError
-from pipelines.evaluation.sources import read_labelled, read_score_file
+from pipelines.evaluation.labels import read_labelled
+from pipelines.evaluation.reading import read_score_file
 from pipelines.records import ScoreRow, VideoRow, rows_to_table, table_to_rows
 from pipelines.scoring.score_files import read_scores, write_scores
 from pipelines.workspace import table_checks
