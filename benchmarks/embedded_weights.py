@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.evaluation.pictures import Series, draw_calibration
+from pipelines.evaluation.plots import Series, draw_calibration
 from pipelines.evaluation.report import metric_titles
 from pipelines.stages.inspect import inspect, read_manifest
 

@@ -23,8 +23,7 @@ from pipelines.evaluation.protocols import (
     frames_of,
 )
 from pipelines.evaluation.report import Report, RobustnessRow
-from pipelines.evaluation.scored import Scored
-from pipelines.evaluation.sources import RawScores, Source
+from pipelines.evaluation.scores import RawScores, Scored, Source
 
 DEFAULT_AGGREGATE: Aggregate = "max-track"
 FEW_GROUPS = 20

@@ -1,9 +1,10 @@
-"""Scores beside their labels, and several sources as one."""
+"""Scores with their labels, and several sources as one."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -11,32 +12,25 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.errors import DatasetError
-from pipelines.evaluation.clusters import name_clusters, number_clusters
-from pipelines.evaluation.matching import match, name_of_score, with_copies
-from pipelines.evaluation.scored import COLUMNS, NOT_SCORED, Integers, Scored, ScoredFaces, ScoredVideos, Texts
-from pipelines.evaluation.sources import LabelledVideo, RawScores
-from pipelines.records import LABELS, SPLITS
+from pipelines.evaluation.labels import name_clusters, number_clusters, without_suffix
+from pipelines.evaluation.scores import (
+    COLUMNS,
+    NOT_SCORED,
+    Integers,
+    LabelledVideo,
+    RawScores,
+    Scored,
+    ScoredFaces,
+    ScoredVideos,
+    Texts,
+)
+from pipelines.records import LABELS
+from pipelines.workspace.labels import slashed
 
 log = logging.getLogger(__name__)
 TABLE_SUFFIXES = (".csv", ".json", ".parquet")
-
-
-def choose_split(labelled: Sequence[LabelledVideo], split: str | None, default: str) -> str:
-    """The side that is asked for, else the default one; `all` where no label names a side.
-
-    Raises:
-        DatasetError: the labels name sides, but not the default one.
-    """
-    named = {row.about.split for row in labelled if row.about.label}
-    known = [side for side in SPLITS if side in named]
-    if split or not known:
-        return split or "all"
-    if default not in known:
-        raise DatasetError(
-            f"the labels name the split{'s' if len(known) > 1 else ''} {', '.join(known)} but no {default}; "
-            f"say which with --split {' or '.join([*known, 'all'])}"
-        )
-    return default
+Index = Mapping[tuple[str, str], Sequence[int]]
+"""Rows of the labels by kind of name (`path`, `key`, `content`, `bare`) and name."""
 
 
 def join(scores: RawScores, labelled: Sequence[LabelledVideo], split: str = "all") -> Scored:
@@ -48,7 +42,7 @@ def join(scores: RawScores, labelled: Sequence[LabelledVideo], split: str = "all
     Raises:
         DatasetError: a name that fits several videos, two scores of one video, or nothing that fits.
     """
-    scores, row_of = with_copies(scores, labelled, match(scores, labelled))
+    scores, row_of = _with_copies(scores, labelled, match(scores, labelled))
     wanted = np.array([row.about.label is not None and split in ("all", row.about.split) for row in labelled])
     position = np.cumsum(wanted) - 1
     video_of = np.array([position[row] if row >= 0 and wanted[row] else -1 for row in row_of], dtype=np.int64)
@@ -56,7 +50,7 @@ def join(scores: RawScores, labelled: Sequence[LabelledVideo], split: str = "all
         raise DatasetError(
             f"none of the {len(row_of)} scored videos of {scores.name} has a label"
             + ("" if split == "all" else f" of the split {split}")
-            + f"; a score such as {name_of_score(scores, 0)!r} was looked for among labels such as {labelled[0].key!r}"
+            + f"; a score such as {_name_of_score(scores, 0)!r} was looked for among labels such as {labelled[0].key!r}"
         )
     unlabelled = sum(row < 0 or labelled[row].about.label is None for row in row_of)
     if unlabelled:
@@ -117,6 +111,122 @@ def name_sources(paths: Sequence[str]) -> list[str]:
             length += 1
         names[path] = PurePath(*parts[-length:]).as_posix()
     return [names[path] for path in bare]
+
+
+def match(scores: RawScores, labelled: Sequence[LabelledVideo]) -> list[int]:
+    """For each scored video the row of its label, -1 without: by video_key, path or content, else by a unique bare name.
+
+    Raises:
+        DatasetError: a name that fits several labels, or two scores of one label.
+    """
+    index = _index(labelled)
+    counts = Counter(scores.keys)
+    found: list[int] = []
+    copies: dict[int, Sequence[int]] = {}
+    for position, digest in enumerate(scores.digests):
+        video, key = slashed(scores.videos[position]), slashed(scores.keys[position])
+        # a CSV may name a video_key as it is, and that may contain a dot
+        names = [("path", key), ("key", key or without_suffix(video)), ("path", video), ("content", digest)]
+        if key and counts[scores.keys[position]] > 1:  # merged runs: the path says more than the key
+            names.insert(0, names[2])
+        rows = _first_certain(index, names)
+        if _are_copies(labelled, rows):
+            copies[position] = rows
+            rows = []
+        found.append(_single(scores, labelled, position, rows))
+    taken = set(found)
+    for position, rows in copies.items():
+        found[position] = next((row for row in rows if row not in taken), -1)
+        taken.add(found[position])
+    _refuse_two_scores(scores, labelled, found)
+    for position, video in enumerate(scores.videos):
+        if found[position] < 0:
+            rows = index.get(("bare", _bare(video)), [])
+            found[position] = -1 if taken.issuperset(rows) else _single(scores, labelled, position, rows)
+    _refuse_two_scores(scores, labelled, found)
+    return found
+
+
+def _index(labelled: Sequence[LabelledVideo]) -> Index:
+    index: dict[tuple[str, str], list[int]] = {}
+    for row, video in enumerate(labelled):
+        names = (("path", video.name), ("key", video.key), ("content", video.sha256), ("bare", _bare(video.name)))
+        for kind, name in names:
+            if name:
+                index.setdefault((kind, slashed(name)), []).append(row)
+    return index
+
+
+def _bare(name: str) -> str:
+    """The file name without folder and suffix."""
+    return PurePath(without_suffix(slashed(name))).name
+
+
+def _first_certain(index: Index, names: Sequence[tuple[str, str]]) -> Sequence[int]:
+    """The rows of the first name that has only one row; else of the first name that has any."""
+    fitting = [index[name] for name in names if name in index]
+    return next((rows for rows in fitting if len(rows) == 1), fitting[0] if fitting else [])
+
+
+def _are_copies(labelled: Sequence[LabelledVideo], rows: Sequence[int]) -> bool:
+    """Several labels of one content that say the same."""
+    if len(rows) < 2:
+        return False
+    said = {(labelled[row].sha256, labelled[row].about.label, labelled[row].about.split) for row in rows}
+    return len(said) == 1 and bool(labelled[rows[0]].sha256)
+
+
+def _single(scores: RawScores, labelled: Sequence[LabelledVideo], index: int, rows: Sequence[int]) -> int:
+    """The one label that fits a score, -1 if none does."""
+    if len(rows) > 1:
+        first, second = (labelled[row].name for row in rows[:2])
+        raise DatasetError(
+            f"{scores.name}: the score of {_name_of_score(scores, index)!r} could be that of {first!r} or of {second!r}; "
+            "name the labels by video_key or path, as predict and index write them"
+        )
+    return rows[0] if rows else -1
+
+
+def _refuse_two_scores(scores: RawScores, labelled: Sequence[LabelledVideo], found: Sequence[int]) -> None:
+    taken: dict[int, int] = {}
+    for index, row in enumerate(found):
+        if row < 0:
+            continue
+        other = taken.setdefault(row, index)
+        if other == index:
+            continue
+        if (scores.videos[other], scores.keys[other]) == (scores.videos[index], scores.keys[index]):
+            raise DatasetError(f"{scores.name}: {_name_of_score(scores, index)!r} is scored twice; keep one row")
+        raise DatasetError(
+            f"{scores.name}: {_name_of_score(scores, other)!r} and {_name_of_score(scores, index)!r} both fit the label of "
+            f"{labelled[row].name!r}; name the labels by video_key or path, as predict and index write them"
+        )
+
+
+def _with_copies(
+    scores: RawScores, labelled: Sequence[LabelledVideo], row_of: Sequence[int]
+) -> tuple[RawScores, list[int]]:
+    """With the labelled copies of a scored content that the scores do not name: details keep one file for all of them."""
+    scored = {digest: index for index, digest in enumerate(scores.digests) if digest}
+    known = set(row_of)
+    added = [row for row, video in enumerate(labelled) if row not in known and video.sha256 in scored]
+    of_added = [scored[labelled[row].sha256] for row in added]
+    extended = replace(
+        scores,
+        videos=[*scores.videos, *(labelled[row].name for row in added)],
+        keys=[*scores.keys, *(labelled[row].key for row in added)],
+        digests=[*scores.digests, *(labelled[row].sha256 for row in added)],
+        statuses=[*scores.statuses, *(scores.statuses[index] for index in of_added)],
+        probabilities=np.append(scores.probabilities, scores.probabilities[of_added])
+        if added
+        else scores.probabilities,
+    )
+    return extended, [*row_of, *added]
+
+
+def _name_of_score(scores: RawScores, index: int) -> str:
+    """What a message calls it."""
+    return scores.keys[index] or scores.videos[index]
 
 
 def _without_table_suffix(path: str) -> str:

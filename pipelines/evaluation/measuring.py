@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pipelines.evaluation.bootstrap import Estimate, measure_with_intervals
 from pipelines.evaluation.protocols import ScoredFrames
-from pipelines.evaluation.scored import ScoredVideos
+from pipelines.evaluation.scores import ScoredVideos
 
 UNKNOWN_PROBABILITY = 0.5
 """Of a video without a score, in the convention that counts it."""

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from pipelines.config import Aggregate
-from pipelines.evaluation.scored import Floats, Integers, Scored, ScoredFaces
+from pipelines.evaluation.scores import Floats, Integers, Scored, ScoredFaces
 from pipelines.scoring.aggregate import aggregate_video
 
 Level = Literal["frame", "video"]

@@ -13,8 +13,8 @@ import numpy as np
 from pipelines.checkpoints.preprocessing import Preprocessing, cut_input
 from pipelines.config import EvaluateConfig, PredictConfig, RunOptions
 from pipelines.evaluation.perturbations import CLEAN, Perturbation, perturb_image
-from pipelines.evaluation.scored import Floats, Integers, Texts
-from pipelines.evaluation.sources import FaceColumns, RawScores, Source
+from pipelines.evaluation.scores import Floats, Integers, Texts
+from pipelines.evaluation.scores import FaceColumns, RawScores, Source
 from pipelines.records import FaceRow, table_to_rows
 from pipelines.scoring.settings import resolve_settings
 from pipelines.scoring.video_scorer import VideoScorer, in_batches

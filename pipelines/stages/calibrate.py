@@ -16,8 +16,7 @@ from pipelines.config import Aggregate, CalibrateConfig, PredictConfig, RunOptio
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.evaluation.joining import join, merge
 from pipelines.evaluation.protocols import aggregate_videos
-from pipelines.evaluation.scored import Floats, Integers, ScoredVideos
-from pipelines.evaluation.sources import RawScores, Source
+from pipelines.evaluation.scores import Floats, Integers, RawScores, ScoredVideos, Source
 from pipelines.scoring.calibration import (
     Calibration,
     fit_calibration,

@@ -26,21 +26,11 @@ from pipelines.config import (
 )
 from pipelines.errors import CheckpointError, ConfigError, DatasetError, InputError
 from pipelines.evaluation.evaluator import Evaluator
-from pipelines.evaluation.joining import choose_split
+from pipelines.evaluation.labels import choose_split, describe_row, labels_from_folders, read_labelled
 from pipelines.evaluation.perturbations import Perturbation, choose_perturbations, name_condition, perturb_video
+from pipelines.evaluation.reading import SourceKind, join_rows, kind_of, read_details, read_score_file
 from pipelines.evaluation.report import Report, check_folder, check_report_path, write_report
-from pipelines.evaluation.sources import (
-    RawScores,
-    Source,
-    SourceKind,
-    describe_row,
-    join_rows,
-    kind_of,
-    labels_from_folders,
-    read_details,
-    read_labelled,
-    read_score_file,
-)
+from pipelines.evaluation.scores import RawScores, Source
 from pipelines.records import ScoreRow, VideoRow
 from pipelines.stages.detect_faces import detect_faces
 from pipelines.stages.extract_frames import extract_frames
@@ -113,7 +103,7 @@ def evaluate(
             for path in reports:
                 write_report(report, path)
     if plots:
-        from pipelines.evaluation.gallery import draw_report
+        from pipelines.evaluation.plots import draw_report
 
         draw_report(Path(plots), report, scored, frames)
     return report

@@ -12,8 +12,7 @@ import pytest
 
 from pipelines.errors import DatasetError
 from pipelines.evaluation.joining import join, merge
-from pipelines.evaluation.scored import Scored
-from pipelines.evaluation.sources import LabelledVideo, RawScores
+from pipelines.evaluation.scores import LabelledVideo, RawScores, Scored
 from pipelines.workspace.labels import VideoLabel
 from tests.evaluation.tables import (
     digest,

@@ -111,7 +111,7 @@ def test_a_video_is_the_mean_of_its_frames_and_not_of_its_faces(tmp_path: Path) 
     assert _mean_of_fake(_measure(tmp_path, faces, protocol="deepfakebench")) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("aggregate", ["max-track", "mean", "confident", None])
+@pytest.mark.parametrize("aggregate", ["max-track", "mean", None])
 def test_without_a_protocol_videos_are_aggregated_as_predict_does(tmp_path: Path, aggregate: Any) -> None:
     rng = np.random.default_rng(1)
     faces = [

@@ -1,9 +1,10 @@
-"""Pictures of an evaluation as PNG files: ROC, scores by class, calibration, robustness. Import it only to draw."""
+"""The plots of a report: ROC, score histograms, calibration, robustness. Import only to draw: it loads matplotlib."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from pipelines.evaluation.scored import Floats
+from pipelines.evaluation.protocols import Level, ScoredFrames
+from pipelines.evaluation.report import Report, RobustnessRow
+from pipelines.evaluation.scores import Floats, Scored
 from pipelines.scoring.metrics import expected_calibration_error, reliability_bins, roc_auc, roc_curve
 from pipelines.system.atomic_files import replace_atomically
 
+CURVES_MAX = 6
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Of Okabe and Ito (2008): told apart also by people who are colour-blind. Yellow is left out: too faint on white."""
 REAL_COLOR, FAKE_COLOR = COLORS[:2]
@@ -101,6 +105,63 @@ class RobustnessCurve:
     """AUC with nothing changed."""
     name: str = ""
     """Tells several detectors apart; curves of one name belong together."""
+
+
+def draw_report(folder: Path, report: Report, scored: Scored, frames: ScoredFrames | None) -> list[Path]:
+    """Write roc.png, scores.png, calibration.png and, with perturbations, robustness.png; of the level that is quoted.
+
+    Raises:
+        StorageError: a picture could not be written.
+    """
+    level: Level = report.protocol.level if report.protocol else "video"
+    series = make_series(report, scored, frames, level)
+    paths = [folder / f"{name}.png" for name in ("roc", "scores", "calibration")]
+    draw_roc(paths[0], series)
+    draw_histograms(paths[1], series[:1], report.threshold)
+    draw_calibration(paths[2], series[:1])
+    if report.robustness:
+        paths.append(folder / "robustness.png")
+        draw_robustness(paths[3], make_curves(report.robustness, level))
+    return paths
+
+
+def make_series(report: Report, scored: Scored, frames: ScoredFrames | None, level: Level) -> list[Series]:
+    """All first, then the data sets, or of one data set its methods, while they are few enough to be told apart."""
+    videos = scored.videos
+    if level == "frame" and frames is not None:
+        owners, probabilities = frames.videos, frames.probabilities
+    else:
+        owners, probabilities = np.arange(len(videos)), videos.probabilities
+    labels, datasets, methods = videos.labels[owners], videos.datasets[owners], videos.methods[owners]
+    name = "all videos" if level == "video" else "all frames"
+    found = [Series(name, labels, probabilities)]
+    kinds = [(str(name), datasets == name) for name in np.unique(datasets) if name]
+    if len(kinds) < 2:
+        fakes = np.unique(methods[labels == 1])
+        kinds = [(str(name), (labels == 0) | (methods == name)) for name in fakes if name]
+    if 2 <= len(kinds) < CURVES_MAX:
+        found += [Series(name, labels[mask], probabilities[mask]) for name, mask in kinds]
+    return found
+
+
+def make_curves(rows: Sequence[RobustnessRow], level: Level) -> list[RobustnessCurve]:
+    """A curve for each kind of perturbation."""
+    clean = rows[0].levels[level].value
+    curves = []
+    for kind, members in groupby(rows[1:], lambda row: row.perturbation.kind if row.perturbation else ""):
+        graded = list(members)
+        estimates = [row.levels[level] for row in graded]
+        curves.append(
+            RobustnessCurve(
+                kind=kind,
+                strengths=np.array([row.perturbation.strength for row in graded if row.perturbation]),
+                aucs=np.array([estimate.value for estimate in estimates]),
+                lows=np.array([estimate.low for estimate in estimates]),
+                highs=np.array([estimate.high for estimate in estimates]),
+                clean=clean,
+            )
+        )
+    return curves
 
 
 def draw_roc(path: Path, series: Sequence[Series]) -> None:

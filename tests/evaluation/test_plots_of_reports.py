@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pipelines import EvaluateConfig, evaluate
-from pipelines.evaluation import gallery
-from pipelines.evaluation.pictures import RobustnessCurve, Series
+from pipelines.evaluation import plots
+from pipelines.evaluation.plots import RobustnessCurve, Series
 from pipelines.scoring.metrics import roc_auc
 from tests.evaluation.tables import (
     QUICK,
@@ -34,8 +34,8 @@ def _drawn(monkeypatch: pytest.MonkeyPatch, *args: Any, **options: Any) -> list[
     """The series that the ROC of an evaluation shows."""
     drawn: list[Series] = []
     for name in ("draw_roc", "draw_histograms", "draw_calibration", "draw_robustness"):
-        monkeypatch.setattr(gallery, name, lambda *_: None)
-    monkeypatch.setattr(gallery, "draw_roc", lambda _path, series: drawn.extend(series))
+        monkeypatch.setattr(plots, name, lambda *_: None)
+    monkeypatch.setattr(plots, "draw_roc", lambda _path, series: drawn.extend(series))
     evaluate(*args, **options)
     return drawn
 
@@ -62,8 +62,8 @@ def test_perturbations_add_a_picture_with_a_curve_of_each_kind(
     imported_faces: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     curves: list[RobustnessCurve] = []
-    draw = gallery.draw_robustness
-    monkeypatch.setattr(gallery, "draw_robustness", lambda path, drawn: (curves.extend(drawn), draw(path, drawn)))
+    draw = plots.draw_robustness
+    monkeypatch.setattr(plots, "draw_robustness", lambda path, drawn: (curves.extend(drawn), draw(path, drawn)))
     config = EvaluateConfig(
         checkpoint=str(checkpoint), bootstrap=10, split="all", perturb="faces", perturbations=("blur", "brightness")
     )

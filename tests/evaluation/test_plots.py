@@ -16,7 +16,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from pipelines.errors import StorageError
-from pipelines.evaluation.pictures import (
+from pipelines.evaluation.plots import (
     RobustnessCurve,
     Series,
     calibration_figure,

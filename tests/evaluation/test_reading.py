@@ -13,7 +13,7 @@ import pytest
 
 from pipelines import EvaluateConfig
 from pipelines.errors import ConfigError, DatasetError
-from pipelines.evaluation.sources import kind_of
+from pipelines.evaluation.reading import kind_of
 from pipelines.records import VideoRow, rows_to_table
 from pipelines.workspace.labels import VideoLabel
 from pipelines.workspace.manifest import Provenance, write_table
