@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.checkpoints.preprocessing import Preprocessing
 from pipelines.config import (
     DetectConfig,
     ExtractConfig,
@@ -65,7 +66,7 @@ def test_a_wrong_value_is_refused_with_its_name_the_rule_and_what_it_was(
     "box", [(0, 0, 380, 380), (94, 118, 286, 310), (0, 0, 1, 1)], ids=["whole", "tight", "one pixel"]
 )
 def test_a_box_inside_the_aligned_frame_is_accepted(box: tuple[int, int, int, int]) -> None:
-    check_crop_box(box, 380)
+    assert Preprocessing(crop_box=box).crop_box == box
 
 
 @pytest.mark.parametrize(

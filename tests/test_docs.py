@@ -98,8 +98,8 @@ def _options_of(command: Any) -> set[str]:
     return {name for parameter in command.params for name in parameter.opts} | {"-h", "--help"}
 
 
-def _parse(words: list[str]) -> None:
-    """As the program would, without running anything."""
+def _parse(words: list[str]) -> Any:
+    """The command that the program would run, with these options."""
     context = PROGRAM.make_context("deepfake", list(words))
     remaining = [*getattr(context, "_protected_args", []), *context.args]
     command: Any = PROGRAM
@@ -107,15 +107,20 @@ def _parse(words: list[str]) -> None:
         name, command, remaining = command.resolve_command(context, remaining)
         context = command.make_context(name, list(remaining), parent=context)
         remaining = [*getattr(context, "_protected_args", []), *context.args]
+    return command
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_in_the_documents_parses(document: Path) -> None:
     for words in _examples(document.read_text("utf-8")):
         try:
-            _parse(words)
+            assert _parse(words).callback is not None
         except typer.Exit:  # --version, --help
             pass
+
+
+def test_examples_are_found_in_the_documents() -> None:
+    assert sum(len(list(_examples(document.read_text("utf-8")))) for document in DOCUMENTS) > 20
 
 
 def _examples_in_help(command: Any = PROGRAM) -> Iterator[str]:
@@ -124,10 +129,10 @@ def _examples_in_help(command: Any = PROGRAM) -> Iterator[str]:
         yield from _examples_in_help(child)
 
 
-@pytest.mark.parametrize("epilog", _examples_in_help())
+@pytest.mark.parametrize("epilog", list(_examples_in_help()))
 def test_every_example_in_the_help_parses(epilog: str) -> None:
     (words,) = _commands_in(epilog.removeprefix("Example: "))
-    _parse(words)
+    assert _parse(words).callback is not None
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -221,8 +221,10 @@ def test_too_few_videos_to_show_a_target_are_refused_with_the_number_that_it_tak
 
 @pytest.mark.parametrize("needed", [2, 3, 7, 10, 20, 49, 100, 1000])
 def test_exactly_as_many_videos_as_a_target_takes_are_enough(needed: int) -> None:
-    labels = [0, 1] * (needed - 1)
-    choose_thresholds(labels, np.linspace(0, 1, len(labels)), target_fpr=1 / needed, target_fnr=1 / needed)
+    labels = np.array([0, 1] * (needed - 1))
+    values = np.linspace(0, 1, len(labels))
+    real_below, fake_from = choose_thresholds(labels, values, target_fpr=1 / needed, target_fnr=1 / needed)
+    assert fake_from > values[labels == 0].max() and real_below < values[labels == 1].min()
 
 
 def test_real_videos_that_share_the_highest_probability_are_refused() -> None:
