@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.networks import make_resnet50, save_b4
-from pipelines import PredictConfig, RunOptions
+from pipelines import PredictConfig
 from pipelines.checkpoints.preprocessing import Preprocessing, cut_input
 from pipelines.config import EngineName, Precision
 from pipelines.engines.engine import load_engine
 from pipelines.faces.align import align_face
 from pipelines.faces.find import find_faces
-from pipelines.scoring.settings import resolve_settings
-from pipelines.scoring.video_scorer import VideoScorer, in_batches
+from pipelines.scoring.detector import Detector, in_batches
 from pipelines.system.prefetch import read_ahead
 from pipelines.video import open_video
 from pipelines.video.frames import ChosenFrames
@@ -25,17 +24,9 @@ from pipelines.video.frames import ChosenFrames
 BATCH = 8
 
 
-def make_scorer(precision: Precision = "float32", engine: EngineName = "torch", batch_size: int = BATCH) -> VideoScorer:
-    """The embedded detector and classifier."""
-    settings = resolve_settings(PredictConfig(precision=precision, engine=engine))
-    return VideoScorer(
-        checkpoint=settings.config.checkpoint,
-        detector=settings.detector,
-        contract=settings.contract,
-        engine=engine,
-        precision=precision,
-        options=RunOptions(batch_size=batch_size),
-    )
+def make_scorer(precision: Precision = "float32", engine: EngineName = "torch", batch_size: int = BATCH) -> Detector:
+    """The embedded face detector and classifier."""
+    return Detector(batch_size=batch_size, config=PredictConfig(precision=precision, engine=engine))
 
 
 class Embedded:
@@ -43,24 +34,24 @@ class Embedded:
 
     def __init__(self, precision: Precision = "float32") -> None:
         self.scorer = make_scorer(precision)
-        assert self.scorer.detector
+        assert self.scorer.face_detector
         size = self.scorer.contract.input_size
-        self.scorer.detector.detect([np.zeros((540, 960, 3), np.uint8)] * BATCH)
+        self.scorer.face_detector.detect([np.zeros((540, 960, 3), np.uint8)] * BATCH)
         self.scorer.classify([np.zeros((size, size, 3), np.uint8)] * BATCH)
 
     def run(self, clip: Path, _boxes: Any) -> dict[str, float]:
         """Seconds of each stage alone, and of all together, where decoding runs in parallel with the networks."""
         scorer = self.scorer
-        assert scorer.detector
+        assert scorer.face_detector
         clock = [time.perf_counter()]
         frames = decode(clip, scorer.contract)
         clock.append(time.perf_counter())
-        faces = list(find_faces(frames, scorer.detector, margin=scorer.contract.margin))
+        faces = list(find_faces(frames, scorer.face_detector, margin=scorer.contract.margin))
         clock.append(time.perf_counter())
         for batch in in_batches(faces, BATCH):
             scorer.classify([cut_input(face.aligned.crop, scorer.contract) for face in batch])
         clock.append(time.perf_counter())
-        scorer.score_video(clip)
+        scorer.score(clip)
         clock.append(time.perf_counter())
         decoded, detected, classified, whole = np.diff(clock).tolist()
         return {"decode": decoded, "detect": detected, "classify": classified, "whole": whole}
@@ -116,10 +107,10 @@ def decode(clip: Path, contract: Preprocessing) -> list[Any]:
 def locate_faces(clip: Path) -> tuple[list[Any], list[Any]]:
     """Box and landmarks of the surest face of each frame, by the embedded detector."""
     scorer = make_scorer()
-    assert scorer.detector
+    assert scorer.face_detector
     boxes, landmarks = [], []
     for frame in decode(clip, scorer.contract):
-        faces = scorer.detector.detect([frame.image])[0]
+        faces = scorer.face_detector.detect([frame.image])[0]
         if not len(faces):
             raise ValueError(f"{clip} has a frame without a face: choose a clip of a talking head")
         boxes.append(faces.boxes[0].tolist())
@@ -129,8 +120,8 @@ def locate_faces(clip: Path) -> tuple[list[Any], list[Any]]:
 
 def profile(clip: Path) -> dict[str, float]:
     """Seconds of `predict` on a clip within each function that does a part of the work, in one thread of control."""
-    from pipelines.faces import crops, detector
-    from pipelines.scoring import video_scorer
+    from pipelines.faces import detector, find
+    from pipelines.scoring import detector as scoring
 
     seconds: dict[str, float] = {}
 
@@ -144,18 +135,18 @@ def profile(clip: Path) -> dict[str, float]:
         return call
 
     scorer = make_scorer()
-    assert scorer.detector
-    scorer.score_video(clip)
-    found = scorer.detector
+    assert scorer.face_detector
+    scorer.score(clip)
+    found = scorer.face_detector
     found.network.forward = timed("detector: network", found.network.forward)  # type: ignore[method-assign]
     found._prepare = timed("detector: normalise", found._prepare)  # type: ignore[method-assign]
     detector._resize = timed("detector: reduce frames", detector._resize)
     detector.select_faces = timed("detector: decode and suppress", detector.select_faces)
-    crops.align_face = timed("align", crops.align_face)
-    video_scorer.cut_input = timed("cut the input", video_scorer.cut_input)
+    find.align_face = timed("align", find.align_face)
+    scoring.cut_input = timed("cut the input", scoring.cut_input)
     scorer.engine.classify = timed("classifier", scorer.engine.classify)  # type: ignore[method-assign]
-    video_scorer.read_ahead = lambda items, depth: items  # one after another, so that times add up
+    scoring.read_ahead = lambda items, depth: items  # one after another, so that times add up
     started = time.perf_counter()
-    scorer.score_video(clip)
+    scorer.score(clip)
     whole = time.perf_counter() - started
     return seconds | {"decode, track, aggregate": whole - sum(seconds.values())}

@@ -109,13 +109,13 @@ def limits(clip: Path) -> dict[str, float]:
     source, target = np.ones(1 << 28, np.uint8), np.empty(1 << 28, np.uint8)
     values["copy GB/s"] = source.nbytes / best_seconds(lambda: np.copyto(target, source)) / 1e9
     scorer = make_scorer()
-    assert scorer.detector
+    assert scorer.face_detector
     size = scorer.contract.input_size
     networks = (
         ("B4", make_b4(), torch.zeros(1, 3, INPUT_PX, INPUT_PX)),
         ("embedded classifier", scorer.engine.network, torch.zeros(1, 3, size, size)),  # type: ignore[attr-defined]
         ("ResNet-50 detector", make_resnet50(MAX_SIDE_PX, "float32").network, torch.zeros(1, 3, 540, 960)),
-        ("embedded detector", scorer.detector.network, torch.zeros(1, 3, 540, 960)),
+        ("embedded detector", scorer.face_detector.network, torch.zeros(1, 3, 540, 960)),
     )
     for name, network, example in networks:
         batch = example.expand(4, -1, -1, -1).contiguous(memory_format=torch.channels_last)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Decoder = Literal["auto", "pyav", "decord"]
 FrameFormat = Literal["png", "jpg"]
 SplitChoice = Literal["auto", "deal", "train", "val", "test", "none"]
-Aggregate = Literal["max-track", "mean", "confident"]
+Aggregate = Literal["max-track", "mean"]
 EngineName = Literal["torch", "onnxruntime", "openvino"]
 Precision = Literal["float32", "bf16"]
 
@@ -34,13 +34,13 @@ DEFAULT_CHECKPOINT = "multi-attention-default"
 DEFAULT_FRAMES = 32
 ALIGNED_SIZE_PX = 380
 MAX_INPUT_SIZE_PX = 2048
-"""Five times the aligned face; memory grows with the square, and a stranger's checkpoint can name any size."""
+"""Five times the aligned face; memory grows with the square, and a downloaded checkpoint may ask for any size."""
 ENGINE_PRECISIONS: dict[EngineName, tuple[Precision, ...]] = {
     "torch": ("float32", "bf16"),
     "onnxruntime": ("float32",),
     "openvino": ("float32", "bf16"),
 }
-"""What each engine computes in: the combinations of `--engine` and `--precision` that exist."""
+"""The supported combinations of `--engine` and `--precision`."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Shard:
         return f"{self.index}/{self.count}"
 
     def holds(self, video: VideoRow) -> bool:
-        """Whether the video belongs here: by its id alone, so that other videos beside it change nothing.
+        """Whether the video belongs here: by its id alone, whatever other videos there are.
 
         One that could not be read has no id and goes by its key.
         """
@@ -85,7 +85,8 @@ class RunOptions:
     device: str = "auto"
     """auto, cpu, cuda, cuda:n or mps."""
     workers: int = 0
-    """Videos (or loader threads) at once; 0 lets the stage choose."""
+    """Videos (or loader threads) at once; 0 lets the stage choose. `predict` starts that many processes from 2 on, which
+    needs `if __name__ == "__main__":` in a script."""
     batch_size: int = 8
     """Frames per detector batch and faces per network batch."""
     overwrite: bool = False
@@ -93,14 +94,14 @@ class RunOptions:
     verify: bool = False
     """Hash every input again instead of trusting path, size and modification time."""
     shard: Shard | None = None
-    """Work on this slice of the items only; `merge` joins the slices."""
+    """Work on this slice of the items only; a run without a shard completes a stage, `merge` joins scores."""
     isolate: bool = False
-    """`predict`, `extract-frames`, `detect-faces` and `import-faces` work in processes of their own, `workers` of them: one
-    that a file crashes costs that file only. A script that asks for it needs `if __name__ == "__main__":`."""
+    """`predict`, `extract-frames`, `detect-faces` and `import-faces` use worker processes, `workers` of them: if a file
+    crashes one, only that file is marked failed. A script then needs `if __name__ == "__main__":`."""
     timeout_seconds: float | None = None
-    """Of one video; one that takes longer is given up. Needs `isolate`."""
+    """Longest time for one video; a slower one is marked failed. Needs `isolate`."""
     max_memory_mb: int | None = None
-    """MiB of a worker process; a video that makes it take more is given up. Needs `isolate`."""
+    """Most memory of a worker process in MiB; a video that exceeds it is marked failed. Needs `isolate`."""
 
     def __post_init__(self) -> None:
         check(self.batch_size >= 1, "batch_size", "must be >= 1", self.batch_size)
@@ -108,7 +109,12 @@ class RunOptions:
         limits = {"timeout": self.timeout_seconds, "max_memory": self.max_memory_mb}
         for name, value in limits.items():
             check(value is None or 0 < value < float("inf"), name, "must be > 0", value)
-            check(value is None or self.isolate, name, "needs processes of their own (isolate)", value)
+            check(value is None or self.isolate, name, "needs worker processes (isolate=True)", value)
+
+    @property
+    def uses_processes(self) -> bool:
+        """Whether `predict` works in worker processes."""
+        return self.isolate or self.workers > 1
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,7 @@ class DetectConfig:
     margin: float = 1.0
     """1.0 is the template; larger shows more around the face."""
     min_face_px: int = 0
-    """Faces whose shorter box side is smaller are left out, in frame pixels; larger values make the network faster."""
+    """Leave out faces whose shorter box side is smaller, in frame pixels; larger values make detection faster."""
     precision: Precision = "float32"
     """Of the network's arithmetic."""
 
@@ -201,15 +207,15 @@ class PredictConfig:
     max_side: int | None = None
     min_score: float | None = None
     min_face_px: int = 0
-    """Faces whose shorter box side is smaller are left out, in frame pixels; larger values make the network faster."""
+    """Leave out faces whose shorter box side is smaller, in frame pixels; larger values make detection faster."""
     aggregate: Aggregate | None = None
     threshold: float | None = None
-    """Fake from here on, real below: no verdict is `uncertain` then."""
+    """Fake at or above this probability, real below; the verdict `uncertain` is not used then."""
     min_frames: int = 1
     engine: EngineName = "torch"
-    """What computes the classifier; the face detector is always torch's."""
+    """Runtime of the classifier; the face detector always runs in torch."""
     precision: Precision = "float32"
-    """Of both networks' arithmetic; scores are float32."""
+    """Arithmetic of both networks; scores are float32."""
 
     def __post_init__(self) -> None:
         check(self.frames is None or self.frames >= 1, "frames", "must be >= 1", self.frames)
@@ -303,8 +309,8 @@ def check(ok: bool, name: str, rule: str, got: object) -> None:
 
 
 def refuse_shard(options: RunOptions, command: str) -> None:
-    """Refuse a shard where a command needs the whole: else it would quietly leave the rest out."""
-    check(options.shard is None, "shard", f"has no place in {command}", options.shard)
+    """Refuse a shard in a command that needs all videos, or it would silently leave the rest out."""
+    check(options.shard is None, "shard", f"is not an option of {command}", options.shard)
 
 
 def check_engine(engine: EngineName, precision: Precision) -> None:

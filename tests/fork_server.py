@@ -146,7 +146,7 @@ def serve() -> None:
     """Import what is slow to import, then fork a process for each line of standard input."""
     import pandas  # noqa: F401 - by pyarrow, when it first meets a value
 
-    import pipelines.scoring.video_scorer
+    import pipelines.scoring.detector
     import pipelines.stages.detect_faces
     import pipelines.stages.extract_frames
     import pipelines.stages.import_faces

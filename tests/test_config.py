@@ -52,7 +52,7 @@ CONFIGS = (ExtractConfig, DetectConfig, ImportConfig, PredictConfig)
         (PredictConfig, {"threshold": 1.5}, r"threshold must be in \[0, 1\], got 1.5"),
         (PredictConfig, {"max_side": 8}, "max_side must be >= 32, got 8"),
         (PredictConfig, {"min_score": 0.0}, "min_score must be between 0 and 1, got 0.0"),
-        (PredictConfig, {"aggregate": "median"}, "aggregate must be one of max-track, mean, confident, got median"),
+        (PredictConfig, {"aggregate": "median"}, "aggregate must be one of max-track, mean, got median"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_name_the_rule_and_what_it_was(

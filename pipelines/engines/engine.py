@@ -1,4 +1,4 @@
-"""The one interface behind which the classifier runs, and how an engine is chosen."""
+"""The interface of every engine, and the function that loads one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from pipelines.checkpoints.preprocessing import Preprocessing
+from pipelines.checkpoints.weights_files import WeightsFile
 from pipelines.config import EngineName, Precision, check_engine
 
 Image = npt.NDArray[np.uint8]
@@ -23,17 +24,22 @@ class Engine(Protocol):
 
 
 def load_engine(
-    name: EngineName, precision: Precision, *, checkpoint: str, contract: Preprocessing, device: torch.device
+    name: EngineName,
+    precision: Precision,
+    *,
+    checkpoint: str | WeightsFile,
+    contract: Preprocessing,
+    device: torch.device,
 ) -> Engine:
-    """The classifier of a checkpoint in an engine.
+    """Load a checkpoint's classifier into an engine.
 
     Args:
-        checkpoint: registry name, checkpoint file, or, for all but torch, an `.onnx` file made by `export`.
-        device: where torch computes; the others compute on the CPU, with as many threads as torch.
+        checkpoint: registry name, checkpoint file, or, for all engines but torch, an `.onnx` file made by `export`.
+        device: for torch; the others compute on the CPU, with as many threads as torch.
 
     Raises:
-        CheckpointError: the file can not be loaded.
-        ConfigError: the combination does not exist, the engine is not installed, or can not compute so here.
+        CheckpointError: the file cannot be loaded.
+        ConfigError: the combination does not exist, the engine is not installed, or this machine lacks the precision.
     """
     check_engine(name, precision)
     if name == "torch":

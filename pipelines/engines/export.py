@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipelines.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from pipelines.checkpoints.preprocessing import Preprocessing
-from pipelines.checkpoints.weights_files import resolve_weights
+from pipelines.checkpoints.weights_files import WeightsFile, resolve_weights
 from pipelines.engines.onnx_file import (
     INPUT,
     OUTPUT,
@@ -27,15 +27,15 @@ from pipelines.errors import CheckpointError, ConfigError
 from pipelines.models import build_model
 
 EXAMPLE_BATCH = 2
-"""A batch of one would be taken for a fixed size."""
+"""The exporter would take a batch of one for a fixed size."""
 FIRST_TORCH = (2, 9)
-"""The exporter of 2.5 fails on batch norm; those in between were not tried."""
+"""The exporter of torch 2.5 fails on batch norm; the versions in between were not tested."""
 
 log = logging.getLogger(__name__)
 
 
 class Classifier(nn.Module):
-    """A checkpoint's network with all that lies between uint8 images and fake probabilities."""
+    """A checkpoint's network with its normalisation and softmax: from uint8 images to fake probabilities."""
 
     def __init__(self, network: nn.Module, contract: Preprocessing) -> None:
         super().__init__()
@@ -50,30 +50,30 @@ class Classifier(nn.Module):
         return logits.softmax(dim=1)[:, 1]
 
 
-def load_onnx(checkpoint: str, *, package: str) -> bytes:
-    """The ONNX model of a checkpoint: read from an `.onnx` file, or made now, which takes some seconds.
+def load_onnx(checkpoint: str | WeightsFile, *, package: str) -> bytes:
+    """The ONNX model of a checkpoint: read from an `.onnx` file, or converted now, which takes some seconds.
 
     Args:
-        package: what will run it; looked for before the work.
+        package: the runtime for it; checked before the conversion.
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or of another kind.
         ConfigError: an extra is not installed, or torch is too old.
     """
     import_extra(package)
-    if is_onnx(checkpoint):
-        path = resolve_weights(checkpoint, kind="checkpoint").path
-        read_onnx_header(path)
-        return path.read_bytes()
-    log.info("making the ONNX model of %s; to do it once: deepfake export, then --checkpoint FILE.onnx", checkpoint)
-    return export_onnx(load_checkpoint(checkpoint, build_model))
+    file = resolve_weights(checkpoint, kind="checkpoint")
+    if is_onnx(file.path):
+        read_onnx_header(file.path)
+        return file.path.read_bytes()
+    log.info("converting %s to ONNX; to do this once only: deepfake export, then --checkpoint FILE.onnx", file.name)
+    return export_onnx(load_checkpoint(file, build_model))
 
 
 def export_onnx(checkpoint: Checkpoint) -> bytes:
     """The ONNX model of a loaded checkpoint, with its header in the metadata. The batch size is free.
 
     Raises:
-        CheckpointError: the network uses what does not translate.
+        CheckpointError: the network uses an operation that does not translate.
         ConfigError: the package onnx or onnxscript is not installed, or torch is too old.
     """
     for package in ("onnx", "onnxscript.optimizer"):
@@ -115,7 +115,7 @@ def _trace(classifier: Classifier, images: Tensor) -> torch.onnx.ONNXProgram:
 
 
 def _simplify(program: torch.onnx.ONNXProgram) -> None:
-    """Compute what is constant, and no more.
+    """Fold constants, and nothing else.
 
     The exporter's own optimisation also drops additions of 1e-8, which it takes for zero: the plain mean that
     `pool_semantics` falls back to where every map is dead would become 0 / 0.
@@ -130,13 +130,13 @@ def _check_torch() -> None:
     if version < FIRST_TORCH:
         needed = ".".join(map(str, FIRST_TORCH))
         raise ConfigError(
-            f"making an ONNX model needs torch {needed}, this is {torch.__version__}; pip install 'deepfake[onnx]'"
+            f"exporting to ONNX needs torch {needed}, this is {torch.__version__}; pip install 'deepfake[onnx]'"
         )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter says of its own state and of operators that the network does not use."""
+    """Silence the exporter's warnings about itself and about operators that the network does not use."""
     exporter = logging.getLogger("torch.onnx")
     before = exporter.level
     exporter.setLevel(logging.ERROR)

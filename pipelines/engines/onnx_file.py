@@ -1,4 +1,4 @@
-"""Checkpoints as ONNX files: what they are called inside, and the header that travels in their metadata."""
+"""Checkpoints as ONNX files: names of input and output, and the header in their metadata."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pipelines.errors import CheckpointError, ConfigError
 
 SUFFIX = ".onnx"
 INPUT = "images"
-"""(N, S, S, 3) uint8, RGB: what `cut_input` gives. The normalisation is inside."""
+"""(N, S, S, 3) uint8, RGB, as `cut_input` gives it; the model normalises it."""
 OUTPUT = "fake_probability"
 """(N,) float32."""
 HEADER_KEY = "deepfake"
 """As in a safetensors checkpoint."""
 SOURCE_KEY, SOURCE_SHA256_KEY = "deepfake_source", "deepfake_source_sha256"
 EXTRAS = {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "openvino": "openvino"}
-"""Package to the extra that brings it."""
+"""The extra that installs each package."""
 
 
 def is_onnx(name_or_file: str | Path) -> bool:
@@ -29,7 +29,7 @@ def is_onnx(name_or_file: str | Path) -> bool:
 
 
 def import_extra(package: str) -> Any:
-    """A package, or a module of one, that only an extra brings.
+    """A package that only an extra installs, or a module of one.
 
     Raises:
         ConfigError: it is not installed.
@@ -54,8 +54,8 @@ def read_onnx_header(path: Path) -> CheckpointHeader:
     try:
         model = onnx.load_from_string(path.read_bytes())
     except OSError as error:
-        raise CheckpointError(f"{path} can not be read: {error.strerror}") from error
-    except Exception as error:  # protobuf's own type, which depends on how it was built
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except Exception as error:  # protobuf's exception type depends on its build
         raise CheckpointError(f"{path} is not a whole ONNX file ({error}); make it again: deepfake export") from error
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if HEADER_KEY not in metadata:
@@ -78,26 +78,26 @@ def _tensors_in(graph: Any) -> Iterator[Any]:
 
 @contextmanager
 def refusing_models(engine: str) -> Iterator[None]:
-    """What an engine says of a model that it can not use, as one line.
+    """Report an engine's failure to use a model as one line.
 
     Raises:
-        CheckpointError: of the work inside.
+        CheckpointError: in place of the engine's exception.
     """
     try:
         yield
     except ConfigError:
         raise
-    except Exception as error:  # each engine has types of its own
+    except Exception as error:  # each engine has its own exception types
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(
-            f"{engine} can not use the ONNX model ({reason}); make it again: deepfake export"
+            f"{engine} cannot use the ONNX model ({reason}); make it again: deepfake export"
         ) from error
 
 
 def write_metadata(model: Any, header: CheckpointHeader, source: Mapping[str, str]) -> None:
-    """Into an onnx.ModelProto: the header and where the weights come from, in place of what the exporter noted.
+    """Replace the metadata of an onnx.ModelProto with the header and the source of the weights.
 
-    The exporter keeps the Python source lines and their paths on the machine at every node.
+    The exporter stores Python source lines and their paths on this machine at every node.
     """
     del model.metadata_props[:]
     model.doc_string = ""

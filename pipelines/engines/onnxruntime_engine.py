@@ -21,7 +21,7 @@ class OnnxRuntimeEngine:
 
         Raises:
             ConfigError: onnxruntime is not installed.
-            CheckpointError: it can not use the model.
+            CheckpointError: it cannot use the model.
         """
         runtime = import_extra("onnxruntime")
         options = runtime.SessionOptions()

@@ -23,8 +23,8 @@ class OpenVinoEngine:
         """Compile an ONNX model made by `export`.
 
         Raises:
-            ConfigError: openvino is not installed, or this CPU does not compute in the precision.
-            CheckpointError: it can not use the model.
+            ConfigError: openvino is not installed, or this CPU lacks the precision.
+            CheckpointError: it cannot use the model.
         """
         openvino = import_extra("openvino")
         wanted = openvino.Type.bf16 if precision == "bf16" else openvino.Type.f32

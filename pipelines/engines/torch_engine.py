@@ -1,4 +1,4 @@
-"""The classifier in torch: the engine that defines what the others must give."""
+"""The classifier in torch: the reference that the other engines must match."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from pipelines.checkpoints.checkpoint import load_checkpoint
 from pipelines.checkpoints.preprocessing import Preprocessing, to_network_input
+from pipelines.checkpoints.weights_files import WeightsFile
 from pipelines.config import Precision
 from pipelines.models import build_model
 from pipelines.models.batch_norm_fusion import try_fold
@@ -21,12 +22,16 @@ class TorchEngine:
     """In float32, or by autocast in bfloat16; weights and images in channels-last memory, batch norms folded."""
 
     def __init__(
-        self, checkpoint: str, contract: Preprocessing, device: torch.device, precision: Precision = "float32"
+        self,
+        checkpoint: str | WeightsFile,
+        contract: Preprocessing,
+        device: torch.device,
+        precision: Precision = "float32",
     ) -> None:
         """Load a checkpoint.
 
         Raises:
-            CheckpointError: it can not be loaded.
+            CheckpointError: it cannot be loaded.
         """
         size = contract.input_size
         noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)

@@ -13,11 +13,10 @@ import numpy as np
 from pipelines.checkpoints.preprocessing import Preprocessing, cut_input
 from pipelines.config import EvaluateConfig, PredictConfig, RunOptions
 from pipelines.evaluation.perturbations import CLEAN, Perturbation, perturb_image
-from pipelines.evaluation.scores import Floats, Integers, Texts
-from pipelines.evaluation.scores import FaceColumns, RawScores, Source
+from pipelines.evaluation.scores import FaceColumns, Floats, Integers, RawScores, Source, Texts
 from pipelines.records import FaceRow, table_to_rows
+from pipelines.scoring.detector import Detector, in_batches
 from pipelines.scoring.settings import resolve_settings
-from pipelines.scoring.video_scorer import VideoScorer, in_batches
 from pipelines.system.image_files import Image, read_image
 from pipelines.system.prefetch import read_ahead
 from pipelines.system.progress import Progress, ProgressCallback, ignore_progress
@@ -90,17 +89,17 @@ def score_perturbed(
         InputError: a crop is missing or damaged.
     """
     folder, provenance = open_upstream(workspace, "detect-faces")
-    contract = resolve_settings(PredictConfig(checkpoint=checkpoint), provenance).contract
+    settings = resolve_settings(PredictConfig(checkpoint=checkpoint), provenance)
     rows = _read_rows(folder, splits)
     conditions = {CLEAN: None} | {perturbation.name: perturbation for perturbation in perturbations}
-    crops = _Crops(folder.root, contract, tuple(conditions.values()), seed)
-    scorer = VideoScorer(checkpoint=checkpoint, detector=None, contract=contract, options=options)
+    crops = _Crops(folder.root, settings.contract, tuple(conditions.values()), seed)
+    detector = Detector.from_settings(settings, options)
     probabilities = np.full((len(rows), len(conditions)), np.nan)
     num_scored = 0
     on_progress(Progress(TASK, 0, len(rows), "face"))
     inputs = read_ahead(crops.make_all(rows, options.workers), depth=options.batch_size)
     for batch in in_batches(inputs, options.batch_size):
-        probabilities.flat[num_scored : num_scored + len(batch)] = scorer.classify(batch)
+        probabilities.flat[num_scored : num_scored + len(batch)] = detector.classify(batch)
         num_scored += len(batch)
         on_progress(Progress(TASK, num_scored // len(conditions), len(rows), "face"))
     return {name: _describe(rows, column) for name, column in zip(conditions, probabilities.T, strict=True)}

@@ -1,20 +1,15 @@
-"""From detections to rows: the one place where a face becomes a crop, for every stage and for `predict`."""
+"""A face found in a video, and its manifest row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.faces.align import AlignedFace, align_face
-from pipelines.faces.detector import Faces
-from pipelines.faces.tracks import Tracker
+from pipelines.faces.align import AlignedFace
 from pipelines.records import LANDMARK_NAMES, FaceRow
-
-Image = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -32,40 +27,6 @@ class FoundFace:
     landmarks: npt.NDArray[np.float64]
     """(5, 2) in frame pixels."""
     aligned: AlignedFace
-
-
-@dataclass(frozen=True)
-class FrameFaces:
-    """A frame's picture with the detector's answer."""
-
-    frame_index: int
-    pts_seconds: float
-    image: Image
-    faces: Faces
-
-
-def align_faces(frames: Iterable[FrameFaces], *, margin: float, min_face_px: float = 0) -> Iterator[FoundFace]:
-    """Align and track the faces of a video's frames, in order; frames are let go as they are done."""
-    tracker = Tracker()
-    for frame in frames:
-        faces = frame.faces
-        sides = (faces.boxes[:, 2:] - faces.boxes[:, :2]).min(axis=1) if len(faces) else np.empty(0)
-        kept = [i for i in range(len(faces)) if sides[i] >= min_face_px]
-        tracks = tracker.assign(faces.boxes[kept])
-        for rank, (index, track) in enumerate(zip(kept, tracks, strict=True)):
-            aligned = align_face(frame.image, faces.landmarks[index], margin=margin)
-            if aligned is None:
-                continue
-            yield FoundFace(
-                frame_index=frame.frame_index,
-                pts_seconds=frame.pts_seconds,
-                face_index=rank,
-                track=track,
-                box=faces.boxes[index],
-                score=float(faces.scores[index]),
-                landmarks=faces.landmarks[index],
-                aligned=aligned,
-            )
 
 
 def make_face_row(face: FoundFace, video_id: str, crop_path: str) -> FaceRow:

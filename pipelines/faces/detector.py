@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from pipelines.checkpoints.weights_files import read_state, resolve_weights
+from pipelines.checkpoints.weights_files import WeightsFile, read_state, resolve_weights
 from pipelines.config import Precision
 from pipelines.errors import CheckpointError
 from pipelines.faces.anchors import anchors_for, decode_boxes, decode_landmarks
@@ -47,8 +47,8 @@ class Faces:
 class FaceDetector:
     """A RetinaFace network with everything around it.
 
-    Pictures whose long side is over `max_side` are reduced to it for the network, never enlarged; further, until faces of
-    `min_face_px` have `SMALLEST_FACE_PX` there, if no smaller ones are wanted.
+    Pictures whose long side exceeds `max_side` are reduced to it for the network, never enlarged. With `min_face_px`, smaller
+    faces are left out, and pictures are reduced further, until a face of that size is `SMALLEST_FACE_PX` wide.
     """
 
     def __init__(
@@ -98,12 +98,13 @@ class FaceDetector:
         to_image = np.array([width_px / size[0], height_px / size[1]])
         limits = np.array([width_px, height_px] * 2)
         return [
-            _drop_outside(
+            _drop_unwanted(
                 Faces(
                     boxes=np.clip(_to_numpy(boxes[picture == i]) * np.tile(to_image, 2), 0, limits),
                     scores=_to_numpy(scores[picture == i]),
                     landmarks=_to_numpy(landmarks[picture == i]) * to_image,
-                )
+                ),
+                self.min_face_px,
             )
             for i in range(len(images))
         ]
@@ -147,7 +148,7 @@ def select_faces(
 
 
 def load_detector(
-    name_or_file: str,
+    name_or_file: str | WeightsFile,
     *,
     max_side: int = 960,
     min_score: float = 0.8,
@@ -196,10 +197,11 @@ def _network_in(state: dict[str, Tensor]) -> NetworkName | None:
     return "mobilenet0.25" if "body.stage1.0.0.weight" in state else "resnet50"
 
 
-def _drop_outside(faces: Faces) -> Faces:
-    """Without the faces of which nothing lies inside the picture."""
-    inside = (faces.boxes[:, 2:] > faces.boxes[:, :2]).all(axis=1)
-    return Faces(faces.boxes[inside], faces.scores[inside], faces.landmarks[inside])
+def _drop_unwanted(faces: Faces, min_face_px: int) -> Faces:
+    """Without the faces that lie outside the picture, or whose shorter side inside it is under `min_face_px`."""
+    sides = (faces.boxes[:, 2:] - faces.boxes[:, :2]).min(axis=1)
+    wanted = (sides > 0) & (sides >= min_face_px)
+    return Faces(faces.boxes[wanted], faces.scores[wanted], faces.landmarks[wanted])
 
 
 def _resize(image: Image, size: tuple[int, int]) -> Image:

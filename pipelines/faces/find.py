@@ -1,4 +1,4 @@
-"""From decoded frames to aligned faces in bounded batches: the path that `detect-faces` and `predict` share."""
+"""From decoded frames to tracked, aligned faces in bounded batches, for `detect-faces` and `predict` alike."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.faces.crops import FoundFace, FrameFaces, align_faces
+from pipelines.faces.align import align_face
+from pipelines.faces.crops import FoundFace
 from pipelines.faces.detector import FaceDetector
+from pipelines.faces.tracks import Tracker
 
 
 class DecodedFrame(Protocol):
@@ -26,16 +28,22 @@ class DecodedFrame(Protocol):
     def image(self) -> npt.NDArray[np.uint8]: ...
 
 
-def find_faces(
-    frames: Iterable[DecodedFrame], detector: FaceDetector, *, margin: float, min_face_px: float = 0
-) -> Iterator[FoundFace]:
-    """The faces of a video's frames, in order; at most one detector batch of frames is held."""
-    return align_faces(_detect(frames, detector), margin=margin, min_face_px=min_face_px)
-
-
-def _detect(frames: Iterable[DecodedFrame], detector: FaceDetector) -> Iterator[FrameFaces]:
-    remaining = iter(frames)
+def find_faces(frames: Iterable[DecodedFrame], detector: FaceDetector, *, margin: float) -> Iterator[FoundFace]:
+    """Detect, track and align the faces of a video's frames, in order; at most one detector batch of frames is held."""
+    remaining, tracker = iter(frames), Tracker()
     while batch := list(islice(remaining, detector.batch_size)):
-        found = detector.detect([frame.image for frame in batch])
-        for frame, faces in zip(batch, found, strict=True):
-            yield FrameFaces(frame.index, frame.pts_seconds, frame.image, faces)
+        for frame, faces in zip(batch, detector.detect([frame.image for frame in batch]), strict=True):
+            for index, track in enumerate(tracker.assign(faces.boxes)):
+                aligned = align_face(frame.image, faces.landmarks[index], margin=margin)
+                if aligned is None:
+                    continue
+                yield FoundFace(
+                    frame_index=frame.index,
+                    pts_seconds=frame.pts_seconds,
+                    face_index=index,
+                    track=track,
+                    box=faces.boxes[index],
+                    score=float(faces.scores[index]),
+                    landmarks=faces.landmarks[index],
+                    aligned=aligned,
+                )

@@ -1,4 +1,4 @@
-"""Tracks: which detections in successive frames are one person's face.
+"""Tracks: which detections in successive frames belong to one person.
 
 Sampled frames can lie seconds apart, so boxes of one person need not overlap; the distance of their centres, in face sizes,
 decides instead.
@@ -48,7 +48,7 @@ class Tracker:
 
 
 def _distance(a: Box, b: Box) -> float | None:
-    """Distance of the centres in face sizes; None for boxes that can not be one person."""
+    """Distance of the centres in face sizes; None for boxes that cannot be one person."""
     size_a, size_b = _size(a), _size(b)
     if min(size_a, size_b) <= 0 or max(size_a, size_b) > MAX_SIZE_RATIO * min(size_a, size_b):
         return None

@@ -11,9 +11,7 @@ from pipelines.config import Aggregate
 
 Array = npt.NDArray[np.float64]
 MIN_TRACK_SHARE = 0.25
-"""A track counts if it has at least this share of the longest track's faces."""
-CONFIDENT_FAKE, CONFIDENT_REAL = 0.8, 0.2
-CONFIDENT_FAKE_SHARE, CONFIDENT_REAL_SHARE = 0.4, 0.9
+"""Least share of the longest track's faces that a track needs to count."""
 
 
 def aggregate_video(probabilities: npt.ArrayLike, tracks: npt.ArrayLike, method: Aggregate) -> float:
@@ -40,20 +38,6 @@ def _max_track(values: Array, tracks: npt.NDArray[np.int64]) -> float:
     return max(_order_free_mean(values[tracks == track]) for track in counted_tracks(tracks))
 
 
-def _confident(values: Array, _tracks: npt.NDArray[np.int64]) -> float:
-    """The mean of the faces that are sure, where enough of them agree (the DFDC winner's rule, as shares).
-
-    Not monotone: a face that grows more suspicious can lower the result by leaving the group of sure faces.
-    """
-    sure_fake = values > CONFIDENT_FAKE
-    sure_real = values < CONFIDENT_REAL
-    if sure_fake.mean() > CONFIDENT_FAKE_SHARE:
-        return _order_free_mean(values[sure_fake])
-    if sure_real.mean() > CONFIDENT_REAL_SHARE:
-        return _order_free_mean(values[sure_real])
-    return _order_free_mean(values)
-
-
 def _order_free_mean(values: Array) -> float:
     """Summed in sorted order, so a permutation gives the same bits."""
     return float(np.sort(values).mean())
@@ -62,5 +46,4 @@ def _order_free_mean(values: Array) -> float:
 _METHODS: dict[Aggregate, Callable[[Array, npt.NDArray[np.int64]], float]] = {
     "max-track": _max_track,
     "mean": _mean,
-    "confident": _confident,
 }

@@ -25,26 +25,32 @@ RECORD_KEY = "deepfake.run"
 SCORE_SUFFIXES = (".csv", ".parquet", ".json")
 
 
-def check_score_path(path: Path | None, *, excel_safe: bool = False) -> None:
-    """Refuse an output of unknown format, or what it can not be, before any work is done; None is no output."""
+def check_score_path(path: str | Path | None, *, excel_safe: bool = False) -> Path | None:
+    """The output's path; an unknown format or a folder is refused before any work is done. None is no output.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    path = None if path is None else Path(path)
     if excel_safe and (path is None or path.suffix.lower() != ".csv"):
         raise ConfigError(
             "--excel-safe is for an output that ends in .csv; name one with -o, or leave --excel-safe out"
         )
     if path is None:
-        return
+        return None
     if path.suffix.lower() not in SCORE_SUFFIXES:
         raise ConfigError(f"{path} must end in .csv, .parquet or .json")
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; give a file that ends in .csv, .parquet or .json")
+    return path
 
 
 def write_scores(path: Path, rows: Sequence[ScoreRow], *, excel_safe: bool = False, record: str | None = None) -> None:
     """Write the rows as the suffix says, whole or not at all.
 
     Args:
-        excel_safe: a CSV has no cells that pass for formulas.
-        record: JSON about the run, for the metadata of a Parquet file.
+        excel_safe: keep spreadsheets from reading text cells of a CSV as formulas.
+        record: JSON about the run, stored in the metadata of a Parquet file.
     """
     with replace_atomically(path) as beside:
         if path.suffix.lower() == ".parquet":
@@ -88,7 +94,7 @@ def read_scores(path: Path) -> list[ScoreRow]:
 
 @dataclass
 class Journal:
-    """One line per scored video beside the output, on the disk before the next one, after a line with the settings."""
+    """A file next to the output: a line with the settings, then one per scored video, each on disk before the next."""
 
     path: Path
     settings_sha256: str
@@ -98,7 +104,7 @@ class Journal:
         return cls(output.with_name(f"{output.name}.journal"), settings_sha256)
 
     def read(self) -> list[ScoreRow]:
-        """The rows of an interrupted run with these settings; what is no row, such as a torn last line, is ignored.
+        """The rows of an interrupted run with these settings; what is no row, such as a torn last line, is skipped.
 
         Raises:
             ConfigError: the journal belongs to other settings.
@@ -138,7 +144,7 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        is_removed_open = not self._is_needed and os.name != "nt"  # while nobody else can have it
+        is_removed_open = not self._is_needed and os.name != "nt"  # while it is still locked
         try:
             if is_removed_open:
                 remove_for_good(self.path)
@@ -161,12 +167,11 @@ class Journal:
         self._is_needed = True
 
     def finish(self) -> None:
-        """The rows are in the output: at the end the journal goes. So does one without rows, with which another run would
-        have to agree."""
+        """Remove the journal on exit: its rows are in the output now."""
         self._is_needed = False
 
     def discard(self) -> None:
-        """Forget the rows of an interrupted run."""
+        """Drop the rows of an interrupted run."""
         try:
             self._file.truncate(0)
             self._write_line({"settings_sha256": self.settings_sha256})
@@ -175,13 +180,13 @@ class Journal:
         self._is_needed = self._is_torn = False
 
     def _open_alone(self) -> IO[str]:
-        """Open and locked; a run that ends removes its journal, which another may have opened before."""
+        """Open and lock the journal; another run may remove it between the two."""
         while True:
             file = self.path.open("a", encoding="utf-8", errors="surrogateescape")
             if not try_lock(file.fileno()):
                 file.close()
                 raise ConfigError(
-                    f"another run is writing beside {self.path}; wait until it has ended, or choose another output"
+                    f"another run is writing next to {self.path}; wait until it has ended, or choose another output"
                 )
             if self.path.exists() and os.path.samestat(self.path.stat(), os.fstat(file.fileno())):
                 return file
@@ -217,9 +222,11 @@ def finished_scores(output: Path, journal: Journal, inputs: Collection[str]) -> 
         )
     others = [row.video for row in earlier if row.video not in inputs and row.sha256 not in inputs]
     if others:
+        videos = f"1 video that is not among the inputs ({others[0]})"
+        if len(others) > 1:
+            videos = f"{len(others)} videos that are not among the inputs ({others[0]}, …)"
         raise ConfigError(
-            f"{output} holds scores of {len(others)} videos that are not among the inputs ({others[0]}, …); "
-            "name them too, choose another file, or pass --overwrite to replace it"
+            f"{output} holds scores of {videos}; name all of them, choose another file, or pass --overwrite to replace it"
         )
     return {row.sha256: row for row in [*earlier, *journal.read()] if row.status in FINISHED and row.sha256}
 
@@ -245,7 +252,7 @@ def _checked(row: ScoreRow) -> ScoreRow:
 
 
 def _parse(value: Any, hint: Any) -> Any:
-    """A cell as its column's type; CSV has only text, and an empty cell where the column may be empty is None."""
+    """A cell as its column's type. CSV has text only; an empty cell in a nullable column is None."""
     types = typing.get_args(hint) or (hint,)
     if type(None) in types and (value is None or value == ""):
         return None

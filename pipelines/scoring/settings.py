@@ -1,4 +1,4 @@
-"""What a run of `predict` scores with: the checkpoint's contract and calibration with what the config overrides."""
+"""The settings that scores are made with: the checkpoint's contract and calibration with the config's overrides."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from pipelines.checkpoints.weights_files import WeightsFile, resolve_weights
 from pipelines.config import PredictConfig, settings_of
 from pipelines.engines.onnx_file import is_onnx, read_onnx_header
 from pipelines.errors import CheckpointError, ConfigError, ManifestError
+from pipelines.records import ScoreRow, VideoRow
 from pipelines.scoring.calibration import Calibration, Verdict
+from pipelines.scoring.video_score import VideoScore
 from pipelines.workspace.manifest import Provenance, digest_json
 
 log = logging.getLogger(__name__)
 DIGITS = 12
-"""Of a digest, where people read it."""
+"""Shown of a digest."""
 COMPUTING = (
     "deepfake", "torch", "torchvision", "timm", "numpy", "av", "decord2", "opencv-python", "opencv-python-headless",
     "onnxruntime", "openvino",
 )  # fmt: skip
-"""Packages of which another version may give other digits."""
+"""Packages whose version may change the last digits of a score."""
 OVERRIDES = ("frames", "max_side", "min_score", "aggregate", "threshold")
 
 
@@ -37,25 +39,25 @@ class Settings:
     config: PredictConfig
     checkpoint: WeightsFile
     contract: Preprocessing
-    detector: str
-    detector_sha256: str
+    detector: WeightsFile
+    """The face detector; with `faces`, the one that found them, whose file is not needed."""
     faces: Provenance | None = None
-    """Of the workspace's faces, where those are scored."""
+    """Provenance of a workspace's faces if those are scored."""
     calibration: Calibration | None = None
-    """Of the videos' probabilities, as this run applies it."""
+    """Applied to the videos' probabilities."""
 
     @property
     def sha256(self) -> str:
-        """Digest of everything that a score depends on beside the video."""
+        """Digest of everything that a score depends on except the video."""
         return digest_json(self.values)
 
     @property
     def values(self) -> dict[str, Any]:
-        """What the digest is of."""
+        """The values behind the digest."""
         values = {
             "checkpoint": self.checkpoint.sha256,
             "contract": self.contract.to_json(),
-            "detector": self.detector_sha256,
+            "detector": self.detector.sha256,
             "decoder": self.config.decoder,
             "min_frames": self.config.min_frames,
             "faces": self.faces.to_json() if self.faces else None,
@@ -67,20 +69,20 @@ class Settings:
         if self.config.min_face_px:  # likewise
             values["min_face_px"] = self.config.min_face_px
         if self.config.precision != PredictConfig.precision and self.faces is None:
-            values["detector_precision"] = self.config.precision  # it was float32 in any case once
+            values["detector_precision"] = self.config.precision  # earlier versions always used float32
         return values
 
     def to_record(self) -> dict[str, Any]:
-        """What scores are traced by: the settings behind their digest, and the versions of what computed them."""
+        """For tracing scores: the settings behind their digest, and the versions of the packages that computed them."""
         return {"settings_sha256": self.sha256, "settings": self.values, "versions": read_versions()}
 
     @property
     def is_other_arithmetic(self) -> bool:
-        """Not by the engine and in the precision that scores have by default."""
+        """Whether engine or precision differ from the default."""
         return (self.config.engine, self.config.precision) != (PredictConfig.engine, PredictConfig.precision)
 
     def calibrate(self, probability: float) -> float:
-        """The probability of a video from the aggregated one."""
+        """The calibrated probability of a video from the aggregated one."""
         return float(self.calibration.apply(probability)) if self.calibration else probability
 
     def judge(self, probability: float) -> Verdict:
@@ -90,29 +92,48 @@ class Settings:
         return "fake" if probability >= self.contract.threshold else "real"
 
     def describe_weights(self) -> str:
-        """One line for people: names and first digits of the digests."""
+        """One line for display: names and first digits of the digests."""
         calibrated = "calibrated" if self.calibration else "not calibrated"
         computed = f", computed by {self.config.engine} in {self.config.precision}" if self.is_other_arithmetic else ""
         return (
             f"{self.checkpoint.name} ({self.checkpoint.sha256[:DIGITS]}, {calibrated}{computed}), "
-            f"faces by {Path(self.detector).name} ({self.detector_sha256[:DIGITS]})"
+            f"faces by {self.detector.name} ({self.detector.sha256[:DIGITS]})"
         )
 
     def to_provenance(self, stage: str, version: int) -> Provenance:
         values = settings_of(
             self.config,
-            detector=Path(self.detector).name,
-            detector_sha256=self.detector_sha256,
+            detector=self.detector.name,
+            detector_sha256=self.detector.sha256,
             checkpoint=self.checkpoint.name,
             checkpoint_sha256=self.checkpoint.sha256,
         )
         return Provenance(stage, version, values, self.faces)
 
+    def make_row(self, video: VideoRow, score: VideoScore) -> ScoreRow:
+        """The row of a score file."""
+        return ScoreRow(
+            video=video.path,
+            video_key=video.video_key,
+            sha256=video.sha256,
+            status=score.status,
+            fake_probability=score.fake_probability,
+            verdict=score.verdict,
+            threshold=self.contract.threshold,
+            frames=score.num_frames,
+            faces=len(score.faces),
+            tracks=score.num_tracks,
+            model=self.checkpoint.name,
+            model_sha256=self.checkpoint.sha256,
+            settings_sha256=self.sha256,
+            error=score.error,
+        )
+
 
 def resolve_settings(config: PredictConfig, faces: Provenance | None = None) -> Settings:
-    """The checkpoint's contract and calibration with what the config overrides.
+    """The checkpoint's contract and calibration with the config's overrides.
 
-    Warns of a detector other than the checkpoint's own, and of a calibration that does not hold for the run.
+    Logs a warning if the detector is not the checkpoint's own, or if its calibration does not apply.
 
     Raises:
         CheckpointError: checkpoint or detector is missing, damaged or of another kind.
@@ -123,17 +144,19 @@ def resolve_settings(config: PredictConfig, faces: Provenance | None = None) -> 
     contract, calibration = _resolve_contract(header, config)
     if faces is not None:
         _check_geometry(faces, contract)
-        detector, sha256 = faces.settings["detector"], faces.settings["detector_sha256"]
+        path = Path(faces.settings["detector"])
+        detector = WeightsFile(path.name, path, faces.settings["detector_sha256"])
     else:
-        detector = config.detector or contract.detector
-        sha256 = _resolve_detector(config, contract).sha256
-    if contract.detector_sha256 and sha256 and sha256 != contract.detector_sha256:
-        log.warning("the checkpoint was trained with the detector %s, this run uses %s", contract.detector, detector)
-    return Settings(config, checkpoint, contract, detector, sha256, faces, calibration)
+        detector = _resolve_detector(config, contract)
+    if contract.detector_sha256 and detector.sha256 and detector.sha256 != contract.detector_sha256:
+        log.warning(
+            "the checkpoint was trained with the detector %s, this run uses %s", contract.detector, detector.name
+        )
+    return Settings(config, checkpoint, contract, detector, faces, calibration)
 
 
 def _read_header(checkpoint: WeightsFile, config: PredictConfig) -> CheckpointHeader:
-    """Of a checkpoint, or of what `export` made of one."""
+    """The header of a checkpoint, or of an ONNX file made from one."""
     if not is_onnx(checkpoint.path):
         return read_header(checkpoint.path)
     if config.engine == "torch":
@@ -145,7 +168,7 @@ def _read_header(checkpoint: WeightsFile, config: PredictConfig) -> CheckpointHe
 
 
 def _resolve_contract(header: CheckpointHeader, config: PredictConfig) -> tuple[Preprocessing, Calibration | None]:
-    """The contract and calibration of the run; a threshold of the user's own leaves no band between real and fake."""
+    """The contract and calibration of the run; a threshold set by the user leaves no band between real and fake."""
     overrides = {name: getattr(config, name) for name in OVERRIDES if getattr(config, name) is not None}
     contract = replace(header.preprocessing, **overrides)
     if header.calibration is None:
@@ -157,7 +180,7 @@ def _resolve_contract(header: CheckpointHeader, config: PredictConfig) -> tuple[
             calibration.aggregate,
             contract.aggregate,
         )
-        # the contract's threshold is one of calibrated probabilities
+        # the contract's threshold applies to calibrated probabilities
         threshold = Preprocessing.threshold if config.threshold is None else config.threshold
         return replace(contract, threshold=threshold), None
     if config.threshold is not None:
@@ -187,7 +210,7 @@ def _check_geometry(provenance: Provenance, contract: Preprocessing) -> None:
 
 
 def read_versions() -> dict[str, str]:
-    """Of Python and of the packages that compute scores, as far as they are installed."""
+    """Versions of Python and of the installed packages that compute scores."""
     versions = {"python": platform.python_version()}
     for package in COMPUTING:
         with suppress(PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""The note beside a score file that holds one shard: what `merge` must know and the published columns do not say."""
+"""The note next to a shard's score file: what `merge` needs and the published columns do not say."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ NOTE_SUFFIX = ".shard"
 
 @dataclass(frozen=True)
 class ScoreNote:
-    """Which share of all inputs a file has, and what its scores were made with."""
+    """Which share of all inputs a score file holds, and the settings it was made with."""
 
     share: Share
     model_sha256: str
     settings_sha256: str
     scores_sha256: str
-    """Digest of the file that the note lies beside."""
+    """Digest of the score file."""
     record: str | None = None
-    """What `write_scores` puts into a Parquet file's metadata."""
+    """What `write_scores` stores in a Parquet file's metadata."""
 
 
 def write_note(
     output: Path, share: Share, *, model_sha256: str, settings_sha256: str, record: str | None = None
 ) -> None:
-    """Write the note of a score file that is there."""
+    """Write the note of an existing score file."""
     note = ScoreNote(share, model_sha256, settings_sha256, file_digest(output), record)
     with replace_atomically(_note_path(output)) as beside:
         beside.write_text(json.dumps(asdict(note)) + "\n", "utf-8")
 
 
 def remove_note(output: Path) -> None:
-    """A file that holds all scores has no note."""
+    """Remove the note: the file holds all scores."""
     remove_for_good(_note_path(output))
 
 

@@ -1,12 +1,14 @@
-"""The score of one video with the faces it rests on, and the details file that keeps them."""
+"""The score of one video with its faces, and the details file that stores them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.records import FaceScoreRow, VideoRow, rows_to_table
+from pipelines.records import FaceRow, FaceScoreRow, VideoRow, rows_to_table
+from pipelines.scoring.calibration import Verdict
 from pipelines.workspace.manifest import Provenance, write_table
 
 
@@ -20,20 +22,47 @@ class ScoredFace:
     track: int
     box: tuple[float, float, float, float] | None
     """x0 y0 x1 y1 in frame pixels; None for an imported face that was not found again."""
-    fake_probability: float
+    fake_probability: float = math.nan
+    """Of the classifier, not calibrated; NaN until the face is classified."""
+
+    @classmethod
+    def from_row(cls, row: FaceRow) -> ScoredFace:
+        """A stored face, not yet classified."""
+        box = None
+        if row.x0_px is not None and row.y0_px is not None and row.x1_px is not None and row.y1_px is not None:
+            box = (row.x0_px, row.y0_px, row.x1_px, row.y1_px)
+        return cls(row.frame_index, row.pts_seconds, row.face_index, row.track, box)
 
 
 @dataclass(frozen=True)
 class VideoScore:
-    """What scoring one video gave."""
+    """The result of scoring one video, image or array."""
 
     status: str
+    """ok, no_face, too_few_frames, unreadable or failed."""
     fake_probability: float | None = None
+    """Calibrated if the checkpoint is; None unless the status is ok."""
+    verdict: Verdict | None = None
     num_frames: int = 0
     num_tracks: int = 0
     """Tracks that count: at least a quarter as long as the longest."""
     faces: list[ScoredFace] = field(default_factory=list)
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class StoredFaces:
+    """The face crops of one video in a workspace, to be scored in place of the video."""
+
+    video: Path
+    """For messages."""
+    folder: Path = field(repr=False)
+    """The stage folder, which the rows' `crop_path` is relative to."""
+    rows: tuple[FaceRow, ...] = field(repr=False)
+    num_frames: int
+    """Frames that were decoded."""
+    note: str | None = None
+    """The video's `error` in the earlier stage; it becomes the score's."""
 
 
 def write_details(

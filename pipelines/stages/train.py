@@ -177,7 +177,6 @@ def make_contract(config: TrainConfig, upstream: Provenance) -> Preprocessing:
         mean=mean,
         std=std,
         frames=config.frames,
-        mirrored=config.mirrored,
     )
     if not faces["detector_sha256"]:  # faces imported as they were: `predict` uses the default detector
         return geometry

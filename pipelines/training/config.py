@@ -199,9 +199,6 @@ class TrainConfig:
     augment: ImageAugment = "flip"
     crop_jitter: float = 0.04
     """Random crops reach this share of the crop box beyond it, where the aligned frame has room."""
-    mirrored: bool = False
-    """Of `predict`: a face's probability is the mean of those of the face and of its mirror image. Takes twice the time; the
-    validation in training does without."""
     pair_originals: bool = False
     """Show each fake beside a real face of the video it was made from, where that is known."""
     self_blend: float = 0.0

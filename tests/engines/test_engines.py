@@ -160,7 +160,7 @@ def test_the_settings_of_the_default_engine_have_the_digest_that_they_had_before
     values = {
         "checkpoint": settings.checkpoint.sha256,
         "contract": settings.contract.to_json(),
-        "detector": settings.detector_sha256,
+        "detector": settings.detector.sha256,
         "decoder": "auto",
         "min_frames": 1,
         "faces": None,

@@ -12,6 +12,7 @@ import torch
 
 from pipelines import PredictConfig, export
 from pipelines.checkpoints.checkpoint import load_checkpoint, read_header, save_checkpoint
+from pipelines.engines import comparison
 from pipelines.engines.onnx_file import read_onnx_header
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.models import build_model
@@ -53,7 +54,7 @@ def test_other_programs_get_the_probabilities_from_pictures_alone(default_onnx_f
     images = np.random.default_rng(1).integers(0, 256, (3, 160, 160, 3), dtype=np.uint8)
     (probabilities,) = runtime.InferenceSession(default_onnx_file).run(None, {"images": images})
     assert probabilities.shape == (3,) and probabilities.dtype == np.float32
-    assert stage.compare_with_torch(
+    assert comparison.compare_with_torch(
         default_onnx_file.read_bytes(), PredictConfig.checkpoint, network.header.preprocessing, list(images)
     ) == pytest.approx(0, abs=1e-4)
 
@@ -77,12 +78,12 @@ def test_a_file_that_differs_from_torch_is_not_left_there(
 
 
 def test_real_faces_and_noise_of_every_size_are_compared() -> None:
-    images = stage.make_random_inputs(INPUT_SIZE)
+    images = comparison.make_random_inputs(INPUT_SIZE)
     assert {image.shape for image in images} == {(INPUT_SIZE, INPUT_SIZE, 3)}
     steps = [float(np.abs(np.diff(image.astype(int), axis=1)).mean()) for image in images]
     assert steps == sorted(steps, reverse=True) and steps[-1] < steps[0] / 5
     contract = load_checkpoint(PredictConfig.checkpoint, build_model).header.preprocessing
-    faces = stage.find_example_faces(contract)
+    faces = comparison.find_example_faces(contract)
     assert [face.shape for face in faces] == [(160, 160, 3)] * 4
 
 
@@ -90,7 +91,7 @@ def test_without_the_example_clip_random_images_are_compared(
     checkpoint: Path, onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "export_onnx", lambda _loaded: onnx_file.read_bytes())
-    monkeypatch.setattr(stage, "EXAMPLE_CLIP", tmp_path / "none.mp4")
+    monkeypatch.setattr(comparison, "EXAMPLE_CLIP", tmp_path / "none.mp4")
     done = export(tmp_path / "out.onnx", checkpoint=str(checkpoint))
     assert (done.num_faces, done.num_images) == (0, 6)
 

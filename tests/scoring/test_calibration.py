@@ -271,9 +271,9 @@ def test_scores_that_are_too_sure_become_as_sure_as_they_are_right(method: Calib
 def test_a_fit_says_what_it_rests_on_and_survives_json(method: CalibrationMethod) -> None:
     labels, probabilities = [0] * 12 + [1] * 10, np.linspace(0, 1, 22)
     fitted = fit_calibration(
-        labels, probabilities, method=method, target_fpr=0.1, target_fnr=0.2, aggregate="confident", source="a b"
+        labels, probabilities, method=method, target_fpr=0.1, target_fnr=0.2, aggregate="mean", source="a b"
     )
-    assert (fitted.method, fitted.aggregate, fitted.source) == (method, "confident", "a b")
+    assert (fitted.method, fitted.aggregate, fitted.source) == (method, "mean", "a b")
     assert (fitted.target_fpr, fitted.target_fnr, fitted.videos_real, fitted.videos_fake) == (0.1, 0.2, 12, 10)
     expected = choose_thresholds(labels, fitted.apply(probabilities), target_fpr=0.1, target_fnr=0.2)
     assert (fitted.real_below, fitted.fake_from) == expected

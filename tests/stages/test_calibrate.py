@@ -235,11 +235,11 @@ def test_the_way_from_faces_to_videos_is_that_of_the_scores_or_must_be_said(
     ):
         calibrate(scores, tmp_path / "d.safetensors", replace(config, aggregate="mean"), labels=labels)
     rows = scores.read_text()
-    digest = resolve_settings(PredictConfig(str(checkpoint), aggregate="confident")).sha256
+    digest = resolve_settings(PredictConfig(str(checkpoint), aggregate="mean")).sha256
     scores.write_text(rows.replace(resolve_settings(PredictConfig(str(checkpoint))).sha256, digest))
     assert (
         calibrate(scores, output, config, RunOptions(overwrite=True), labels=labels).calibration.aggregate
-        == "confident"
+        == "mean"
     )
     scores.write_text(rows.replace(resolve_settings(PredictConfig(str(checkpoint))).sha256, "0" * 64))
     with pytest.raises(ConfigError, match="scores.csv does not tell how faces became videos.*say so with --aggregate"):

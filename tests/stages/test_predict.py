@@ -170,7 +170,7 @@ def test_too_few_frames_are_a_result_without_a_probability(config: PredictConfig
     assert statuses(summary.rows) == {"0.png": "too_few_frames", "noise.png": "too_few_frames", "astronaut.mp4": "ok"}
     few = next(row for row in summary.rows if row.video_key == "0")
     assert few.fake_probability is None and few.verdict is None
-    assert few.error == "1 frames decoded, fewer than --min-frames 2"
+    assert few.error == "1 frame decoded, fewer than --min-frames 2"
     assert summary.failures == []
 
 
@@ -182,7 +182,7 @@ def test_copies_are_scored_once_and_get_a_row_each(config: PredictConfig, pictur
     assert len(list((tmp_path / "details").iterdir())) == 1
 
 
-@pytest.mark.parametrize("aggregate", ["max-track", "mean", "confident"])
+@pytest.mark.parametrize("aggregate", ["max-track", "mean"])
 def test_details_are_what_the_probability_was_made_of(
     config: PredictConfig, clip: Path, tmp_path: Path, aggregate: Any
 ) -> None:
@@ -499,7 +499,7 @@ def test_an_output_with_rows_of_other_videos_is_not_replaced_silently(
 ) -> None:
     output = tmp_path / "scores.csv"
     predict(pictures / "0.png", config, output=output)
-    with pytest.raises(ConfigError, match="holds scores of 1 videos that are not among the inputs .*--overwrite"):
+    with pytest.raises(ConfigError, match="holds scores of 1 video that is not among the inputs .*--overwrite"):
         predict(pictures / "1.png", config, output=output)
     assert [Path(row.video).name for row in read_scores(output)] == ["0.png"]
     assert len(predict([pictures / "0.png", pictures / "1.png"], config, output=output).rows) == 2

@@ -1,4 +1,4 @@
-"""`predict` in processes of its own: the same scores, and a decoder that crashes, hangs or eats memory costs one video."""
+"""`predict` in worker processes: the same scores, and a decoder that crashes, hangs or eats memory fails one video only."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_command_works_in_other_processes_and_a_wrong_setting_ends_it(
 
 def test_limits_without_processes_are_refused() -> None:
     for limit in ({"timeout_seconds": 1.0}, {"max_memory_mb": 100}):
-        with pytest.raises(ConfigError, match="needs processes of their own"):
+        with pytest.raises(ConfigError, match="needs worker processes"):
             RunOptions(**limit)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="timeout must be > 0"):
         RunOptions(isolate=True, timeout_seconds=0)

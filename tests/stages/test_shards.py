@@ -288,5 +288,5 @@ def test_one_shard_cannot_discard_the_work_of_the_others(inputs: Path, work: Pat
     ],
 )
 def test_what_needs_the_whole_refuses_a_shard(name: str, run: Callable[[], object]) -> None:
-    with pytest.raises(ConfigError, match=f"shard has no place in {name}, got 1/3"):
+    with pytest.raises(ConfigError, match=f"shard is not an option of {name}, got 1/3"):
         run()

@@ -90,7 +90,7 @@ def test_a_model_that_gives_probabilities_is_taken(predict: Callable[[Any], Any]
             "contract is wrong: input_size 0; get it again",
         ),
         (_with_weights_elsewhere, "reads its weights from other files; pass an ONNX file made by: deepfake export"),
-        (lambda header: _mean_times(header, 1, operator="RunShell"), "onnxruntime can not use the ONNX model"),
+        (lambda header: _mean_times(header, 1, operator="RunShell"), "onnxruntime cannot use the ONNX model"),
     ],
 )
 def test_a_file_that_is_no_export_ends_in_one_line(

@@ -115,7 +115,6 @@ WRONG: dict[str, list[tuple[str, str]]] = {
     "normalization": [("other", "one of ")],
     "augment": [("soft", "one of none, flip, robust")],
     "crop_jitter": [("-0.1", "in [0, 0.5"), ("0.6", "in [0, 0.5")],
-    "mirrored": [("other", "true or false")],
     "pair_originals": [("other", "true or false")],
     "self_blend": [("-0.1", "in [0, 1]"), ("1.1", "in [0, 1]"), ("nan", "in [0, 1]")],
     "epochs": [("0", ">= 1")],
