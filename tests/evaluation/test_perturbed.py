@@ -181,7 +181,7 @@ def test_videos_that_have_moved_are_told_before_any_work(
         evaluate(work, replace(config, perturb="videos"))
 
 
-@pytest.mark.parametrize("settings", [{"min_face_px": 90}, {"precision": "bf16"}])
+@pytest.mark.parametrize("settings", [{"min_face_px": 90}, {"precision": "bf16"}, {"max_side": 160}])
 def test_unperturbed_videos_are_scored_with_every_setting_that_the_workspace_was_made_with(
     clip: Path, forged_clip: Path, detector_file: Path, config: EvaluateConfig, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
