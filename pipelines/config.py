@@ -1,6 +1,6 @@
 """Settings of every stage: a `...Config` changes rows and is recorded, `RunOptions` says how to run and is not.
 
-Every default of the command line lives here, or in `training/config.py` for `train`, and nowhere else.
+The command line takes its defaults from here, and those of `train` from `training/config.py`.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class RunOptions:
     device: str = "auto"
     """auto, cpu, cuda, cuda:n or mps."""
     workers: int = 0
-    """Videos (or loader threads) at once; 0 lets the stage choose. `predict` starts that many processes from 2 on, which
-    needs `if __name__ == "__main__":` in a script."""
+    """Videos (or loader threads) at once; 0 lets the stage choose. From 2 on, `predict` and `detect-faces` start that
+    many processes, which needs `if __name__ == "__main__":` in a script."""
     batch_size: int = 8
     """Frames per detector batch and faces per network batch."""
     overwrite: bool = False
@@ -113,7 +113,7 @@ class RunOptions:
 
     @property
     def uses_processes(self) -> bool:
-        """Whether `predict` works in worker processes."""
+        """Whether `predict` and `detect-faces` use worker processes."""
         return self.isolate or self.workers > 1
 
 

@@ -47,7 +47,7 @@ def score_each_content(
     while waiting:
         copies, waiting = list(waiting.items()), {}
         sources = [make_source(videos[places[0]]) for _, places in copies]
-        with closing(_score_all(sources, settings, options, load)) as scores:
+        with closing(_score_sources(sources, settings, options, load)) as scores:
             for index, score in scores:
                 sha256, places = copies[index]
                 if score.status == "unreadable" and places[1:]:  # its copy elsewhere may be readable
@@ -67,7 +67,7 @@ def load_detector(settings: Settings, options: RunOptions) -> Detector:
     return Detector.from_settings(settings, options)
 
 
-def _score_all(
+def _score_sources(
     sources: Sequence[Source], settings: Settings, options: RunOptions, load: Callable[[], Detector]
 ) -> Generator[tuple[int, VideoScore], None, None]:
     if not options.uses_processes:

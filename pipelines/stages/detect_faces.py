@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,7 @@ def detect_faces(
         SettingsChangedError: the workspace holds faces made with other settings.
     """
     config, options, workspace = config or DetectConfig(), options or RunOptions(), Path(workspace)
+    options = replace(options, isolate=options.uses_processes)
     upstream, upstream_provenance = open_upstream(workspace, "extract-frames")
     provenance = Provenance(STAGE, ROW_FORMAT, _settings(config), upstream_provenance)
     videos = upstream.read_videos()

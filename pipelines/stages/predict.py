@@ -137,14 +137,14 @@ class _Batch:
         record = json.dumps(self.settings.to_record(), sort_keys=True)
         log.debug("predict: %s", record)
         if self.output is None:
-            return self._score_all(own, make_source, {}, journal=None)
+            return self._score(own, make_source, {}, journal=None)
         journal = Journal.beside(self.output, self.settings.sha256)
         inputs = {name for video in own for name in (video.path, video.sha256)}
         with journal:
             if self.options.overwrite:
                 journal.discard()
             finished = {} if self.options.overwrite else finished_scores(self.output, journal, inputs)
-            summary = self._score_all(own, make_source, finished, journal)
+            summary = self._score(own, make_source, finished, journal)
             write_scores(self.output, summary.rows, excel_safe=self.excel_safe, record=record)
             self._note_shard(self.output, videos, record)
             journal.finish()
@@ -158,7 +158,7 @@ class _Batch:
         share, model = Share.of(self.options.shard, videos), self.settings.checkpoint.sha256
         write_note(output, share, model_sha256=model, settings_sha256=self.settings.sha256, record=record)
 
-    def _score_all(
+    def _score(
         self,
         videos: Sequence[VideoRow],
         make_source: Callable[[VideoRow], Source],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +54,31 @@ def test_each_frame_of_the_clips_has_one_face_with_box_landmarks_and_crop(faces_
         assert crop.shape == (380, 380, 3)
         assert 0.5 < row.valid_share <= 1
     assert temporary_files(faces_workspace) == []
+
+
+def test_several_workers_are_as_many_processes_without_isolate_too(
+    work: Path, config: DetectConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    class Pool:
+        """Works in this process and notes how many processes it was asked for."""
+
+        def __init__(self, make_work: Any, count: int, _limits: Any) -> None:
+            self.make_work = make_work
+            counts.append(count)
+
+        def run(self, jobs: Any) -> Any:
+            process = self.make_work()
+            yield from ((place, process(job)) for place, job in enumerate(jobs))
+
+        def __class_getitem__(cls, _item: Any) -> type:
+            return cls
+
+    monkeypatch.setattr("pipelines.workspace.items.WorkerPool", Pool)
+    before = _faces(work)
+    detect_faces(work, config, RunOptions(workers=2, overwrite=True))
+    assert counts == [2] and _faces(work) == before
 
 
 def test_rows_keep_the_frames_times_and_the_order_of_the_videos(faces_workspace: Path) -> None:
