@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipelines.data.groups import group_videos, people_in
-from pipelines.data.splits import is_usable
+from pipelines.data.split_assignment import is_usable
 from pipelines.errors import LeakError
 from pipelines.records import VideoRow
 

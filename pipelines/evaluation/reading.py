@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
-from pipelines.data.cropped_sources import IMAGE_COLUMNS
+from pipelines.data.face_crop_sources import IMAGE_COLUMNS
 from pipelines.errors import ConfigError, ManifestError
 from pipelines.evaluation.scores import FaceColumns, Floats, RawScores
 from pipelines.records import FaceScoreRow, ScoreRow, schema_of
@@ -69,7 +69,7 @@ def kind_of(path: Path) -> SourceKind:
 
 
 def read_score_file(path: Path) -> RawScores:
-    """Scores of videos, as `predict -o` writes them; other columns than the needed ones may be missing.
+    """Scores of videos, as `predict -o` writes them; columns that are not needed may be missing.
 
     Raises:
         ConfigError: no table, or without `video`, `status` or `fake_probability`.
@@ -146,7 +146,7 @@ def read_details(path: Path, *, may_be_empty: bool = False) -> RawScores:
 
 
 def join_rows(name: str, rows: Sequence[ScoreRow], details: RawScores) -> RawScores:
-    """Rows of videos with the faces that their scores rest on. Faces of a content with copies are listed once."""
+    """Scores of videos with those of their faces. Faces of several copies of a video are listed once."""
     position: dict[str, int] = {}
     for index, row in enumerate(rows):
         position.setdefault(row.sha256, index)
@@ -168,7 +168,7 @@ def join_rows(name: str, rows: Sequence[ScoreRow], details: RawScores) -> RawSco
 
 
 def _absolute(path: Path) -> Path:
-    """So that `.` has a name; symbolic links keep theirs."""
+    """Absolute, so that `.` has a name; symbolic links keep their names."""
     return Path(os.path.abspath(path))
 
 
@@ -203,7 +203,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
         warnings.simplefilter("error", pd.errors.ParserWarning)  # cells behind the last column
         frame = pd.read_csv(
             path,
-            dtype=object,  # not str: pandas would keep that as UTF-8, which can not hold every file name
+            dtype=object,  # not str: pandas would keep that as UTF-8, which cannot hold every file name
             keep_default_na=False,
             index_col=False,  # else cells behind the last column shift all others
             encoding_errors="surrogateescape",
@@ -237,12 +237,12 @@ def _read_texts(table: pd.DataFrame, name: str) -> list[str]:
 
 
 def _read_probabilities(column: Any, path: Path) -> Floats:
-    """As numbers in 0..1, NaN where empty."""
+    """A column as numbers in 0..1, NaN where empty."""
     values: Floats = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     for cell in column[np.isnan(values)].dropna().unique():
         if str(cell).strip().lower() not in EMPTY_CELLS:
             raise ConfigError(
-                f"{path} holds the probability {cell!r}, which is no number; write it as in 0.93, or not at all"
+                f"{path} holds the probability {cell!r}, which is not a number; write it as in 0.93, or leave it empty"
             )
     known = values[~np.isnan(values)]
     if len(known) and not (known.min() >= 0 and known.max() <= 1):
@@ -251,7 +251,7 @@ def _read_probabilities(column: Any, path: Path) -> Floats:
 
 
 def _read_threshold(column: Any, path: Path) -> float | None:
-    """The one that all rows have, or None.
+    """The threshold of all rows, or None.
 
     Raises:
         ConfigError: outside 0..1.
@@ -259,18 +259,18 @@ def _read_threshold(column: Any, path: Path) -> float | None:
     values: Floats = pd.to_numeric(column, errors="coerce").dropna().to_numpy(dtype=np.float64)
     wrong = values[(values < 0) | (values > 1)]
     if len(wrong):
-        raise ConfigError(f"{path} holds the threshold {wrong[0]:g}; it must lie between 0 and 1")
+        raise ConfigError(f"{path} holds the threshold {wrong[0]:g}; it must be between 0 and 1")
     return float(values[0]) if len(np.unique(values)) == 1 else None
 
 
 def _single_value(column: Any) -> Any:
-    """The value that all rows have, or None."""
+    """The common value of all rows, or None."""
     values = column.dropna().unique()
     return values[0] if len(values) == 1 else None
 
 
 def _encode(column: Any) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """A number for each value, and the values that they stand for."""
+    """A column as integer codes, and the value of each code."""
     encoded = column.combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
@@ -278,7 +278,7 @@ def _encode(column: Any) -> tuple[npt.NDArray[np.int64], list[str]]:
 
 
 def _refuse_other_tables(schemas: Mapping[Path, pa.Schema]) -> None:
-    """Columns that a file of faces lacks are read as empty, which these must not be.
+    """Refuse files without a needed column: missing columns would be read as empty.
 
     Raises:
         ConfigError: a file lacks one.
@@ -290,10 +290,10 @@ def _refuse_other_tables(schemas: Mapping[Path, pa.Schema]) -> None:
 
 
 def _refuse_faces_without_score(files: Sequence[Path], probabilities: Floats) -> None:
-    """The probabilities are those of all rows of the files.
+    """Refuse missing probabilities; they are those of all rows of the files, in order.
 
     Raises:
-        ConfigError: one is not there.
+        ConfigError: a face has no probability.
     """
     missing = np.flatnonzero(np.isnan(probabilities))
     if not len(missing):
@@ -309,7 +309,7 @@ def _refuse_faces_without_score(files: Sequence[Path], probabilities: Floats) ->
 
 
 def _find_maker(schemas: Mapping[Path, pa.Schema]) -> tuple[str | None, str | None, str | None, str | None]:
-    """Threshold, model, its digest and calibration that all files were made by; nothing where they do not agree.
+    """Threshold, model, digest of the model and calibration shared by all files; None where they differ.
 
     Raises:
         ConfigError: they were made by several checkpoints.
@@ -320,14 +320,14 @@ def _find_maker(schemas: Mapping[Path, pa.Schema]) -> tuple[str | None, str | No
         (first, (file, model)), (second, (other, other_model)) = list(by_weights.items())[:2]
         raise ConfigError(
             f"{file.parent} holds details of several checkpoints: {file.name} was made by {model} ({first[:12]}), "
-            f"{other.name} by {other_model} ({second[:12]}); give each checkpoint a folder of its own"
+            f"{other.name} by {other_model} ({second[:12]}); use a separate folder for each checkpoint"
         )
     makers = set(maker_of.values())
     return makers.pop() if len(makers) == 1 else (None,) * 4
 
 
 def _maker_of(metadata: Mapping[bytes, bytes], details: Path) -> tuple[str | None, str | None, str | None, str | None]:
-    """Threshold, model, its digest and calibration, of a file that `predict` has written; of another, nothing is known."""
+    """Threshold, model, digest of the model and calibration of a file written by `predict`; all None for other files."""
     try:
         settings = provenance_in(metadata, details).settings
         model, sha256 = settings.get("checkpoint"), settings.get("checkpoint_sha256")

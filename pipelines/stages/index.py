@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipelines.config import IndexConfig, RunOptions, settings_of
-from pipelines.data.dealing import deal_sides, drop_leaks
+from pipelines.data.split_assignment import assign_splits, drop_leaks
 from pipelines.datasets.checks import MISMATCHES, CheckReport, check_dataset, inspect_files
 from pipelines.datasets.dataset import Dataset, Listing, Mismatch
 from pipelines.datasets.table import find_dataset
@@ -164,7 +164,7 @@ def _choose_sides(videos: list[VideoRow], listing: Listing, config: IndexConfig)
 
 
 def _deal(videos: Sequence[VideoRow], config: IndexConfig) -> list[VideoRow]:
-    dealt = _on_sides(videos, deal_sides(videos, config.fractions, config.seed))
+    dealt = _on_sides(videos, assign_splits(videos, config.fractions, config.seed))
     wanted = [side for side, fraction in zip(SPLITS, config.fractions, strict=True) if fraction > 0]
     for side, label in _missing(dealt, wanted):
         log.warning(

@@ -17,7 +17,7 @@ from pipelines.config import refuse_shard
 from pipelines.data.faces import Face, default_cache_bytes, preview_self_blends
 from pipelines.data.groups import group_videos
 from pipelines.data.leaks import refuse_leaks
-from pipelines.data.splits import Split, is_usable, split_videos
+from pipelines.data.split_assignment import VideosBySplit, is_usable, split_videos
 from pipelines.errors import ConfigError, DatasetError, SettingsChangedError
 from pipelines.records import LABELS, LANDMARK_NAMES, EpochRow, FaceRow, VideoRow, rows_to_table
 from pipelines.system.atomic_files import remove_for_good, replace_atomically, storage_error
@@ -210,7 +210,7 @@ class _Faces:
 
     root: Path
     provenance: Provenance
-    split: Split
+    split: VideosBySplit
     by_video: Mapping[str, Sequence[Any]]
 
     def of(self, videos: Sequence[VideoRow], limit: int | None = None) -> list[Face]:
@@ -297,7 +297,7 @@ def _normalise(provenance: Provenance) -> Provenance:
     return replace(provenance, settings=settings | {"precision": PRECISION_NAMES.get(precision, precision)})
 
 
-def _write_sides(folder: Path, split: Split, provenance: Provenance) -> None:
+def _write_sides(folder: Path, split: VideosBySplit, provenance: Provenance) -> None:
     sides = [replace(row, split="train") for row in split.train] + [replace(row, split="val") for row in split.val]
     write_table(rows_to_table(sides, VideoRow), folder / "videos.parquet", provenance)
 
@@ -320,5 +320,5 @@ def _describe_init(init: str) -> dict[str, str | None]:
     return {"init": file.name, "init_sha256": file.sha256}
 
 
-def _data_digest(split: Split) -> str:
+def _data_digest(split: VideosBySplit) -> str:
     return digest_json([[[row.sha256, row.label] for row in rows] for rows in (split.train, split.val)])

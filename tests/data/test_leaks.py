@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from pipelines.data.leaks import Leak, find_leaks, refuse_leaks
-from pipelines.data.splits import split_videos
+from pipelines.data.split_assignment import split_videos
 from pipelines.errors import ConfigError, LeakError
 from pipelines.records import VideoRow
 

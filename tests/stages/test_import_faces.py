@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import ImportConfig, RunOptions, import_faces
-from pipelines.data import face_batches
+from pipelines.data import face_crop_batches
 from pipelines.errors import CheckpointError, DatasetError, SettingsChangedError
 from pipelines.faces.align import TEMPLATE
 from pipelines.records import LANDMARK_NAMES, FaceRow, schema_of, table_to_rows
@@ -355,8 +355,8 @@ def test_a_source_of_no_known_kind_is_refused_with_what_to_pass(
 def test_a_part_holds_whole_videos_and_at_most_a_thousand_faces(
     tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert face_batches.FACES_PER_PART == 1000
-    monkeypatch.setattr(face_batches, "FACES_PER_PART", 3)
+    assert face_crop_batches.FACES_PER_PART == 1000
+    monkeypatch.setattr(face_crop_batches, "FACES_PER_PART", 3)
     sizes = {"a": 2, "b": 1, "c": 2, "d": 2, "e": 1}
     faces = [
         {"image": make_noise(n), "video": name} for n, (name, size) in enumerate(sizes.items()) for _ in range(size)
@@ -370,7 +370,7 @@ def test_a_part_holds_whole_videos_and_at_most_a_thousand_faces(
 def test_finished_parts_are_skipped_and_new_pictures_make_new_ones(
     tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(face_batches, "FACES_PER_PART", 2)
+    monkeypatch.setattr(face_crop_batches, "FACES_PER_PART", 2)
     source = write_faces_parquet(tmp_path / "f.parquet", [{"image": make_noise(number)} for number in range(4)])
     assert import_faces(source, work, AS_IS).skipped == 0
     parts = modification_times((_stage(work) / "parts").iterdir())
@@ -385,7 +385,7 @@ def test_finished_parts_are_skipped_and_new_pictures_make_new_ones(
 def test_an_interrupted_import_goes_on_and_gives_the_same(
     tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(face_batches, "FACES_PER_PART", 2)
+    monkeypatch.setattr(face_crop_batches, "FACES_PER_PART", 2)
     source = write_faces_parquet(tmp_path / "f.parquet", [{"image": make_noise(number)} for number in range(6)])
     import_faces(source, tmp_path / "undisturbed", AS_IS)
 

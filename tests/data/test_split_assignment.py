@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.data.splits import split_videos
+from pipelines.data.split_assignment import split_videos
 from pipelines.errors import DatasetError
 from pipelines.records import VideoRow
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.data.dealing import deal_sides, drop_leaks
 from pipelines.data.leaks import find_leaks
+from pipelines.data.split_assignment import assign_splits, drop_leaks
 from pipelines.records import LABELS, SPLITS, VideoRow
 
 FRACTIONS = (0.8, 0.1, 0.1)
@@ -91,7 +91,7 @@ def test_whole_families_are_dealt_in_their_shares(
     fractions: tuple[float, float, float], sizes: tuple[int, int, int], seed: int
 ) -> None:
     videos = _families(100)
-    sides = deal_sides(videos, fractions, seed)
+    sides = assign_splits(videos, fractions, seed)
     assert tuple(sides.count(side) for side in SPLITS) == sizes
     assert None not in sides and _leaks(videos, sides) == []
 
@@ -104,7 +104,7 @@ def test_groups_of_any_size_come_near_the_shares(seed: int) -> None:
         for part in range(40)
         for n in range(draw.randint(2, 60))
     ]
-    sides = deal_sides(videos, FRACTIONS, seed)
+    sides = assign_splits(videos, FRACTIONS, seed)
     for side, fraction in zip(SPLITS, FRACTIONS, strict=True):
         assert sides.count(side) / len(videos) == pytest.approx(fraction, abs=0.01)
     assert _leaks(videos, sides) == []
@@ -117,7 +117,7 @@ def test_groups_of_any_size_come_near_the_shares(seed: int) -> None:
 def test_every_side_has_both_classes_where_that_is_possible(reals: int, fakes: int, seed: int) -> None:
     videos = [*(_video(f"r{n}") for n in range(reals)), *(_video(f"f{n}", "fake") for n in range(fakes))]
     for fractions in (FRACTIONS, (0.4, 0.3, 0.3)):
-        labels = _labels(videos, deal_sides(videos, fractions, seed))
+        labels = _labels(videos, assign_splits(videos, fractions, seed))
         assert {(side, label) for side in SPLITS for label in LABELS} == set(labels)
 
 
@@ -127,7 +127,7 @@ def test_people_are_dealt_where_everybody_was_swapped_with_everybody(
 ) -> None:
     caplog.set_level(logging.INFO, logger="pipelines")
     videos = [*_swaps(seed), *(_video(f"stranger{n}") for n in range(100))]
-    sides = deal_sides(videos, FRACTIONS, seed)
+    sides = assign_splits(videos, FRACTIONS, seed)
     assert _leaks(videos, sides) == []
     labels = _labels(videos, sides)
     kept_fakes = sum(labels[side, "fake"] for side in SPLITS)
@@ -136,7 +136,7 @@ def test_people_are_dealt_where_everybody_was_swapped_with_everybody(
     strangers = Counter(side for side, video in zip(sides, videos, strict=True) if video.identity is None)
     assert strangers == {"train": 80, "val": 10, "test": 10}
     assert labels[None, "real"] == 0 and kept_fakes > 0.3 * 600
-    assert "people and groups were dealt one by one, as they tie most videos together: " in caplog.text
+    assert "most videos are connected, so identities and groups were assigned one by one: " in caplog.text
     assert f"{labels[None, 'fake']} of {len(videos)} videos are left out" in caplog.text
 
 
@@ -144,7 +144,7 @@ def test_people_are_dealt_where_everybody_was_swapped_with_everybody(
 def test_people_are_dealt_where_the_other_groups_are_too_small_for_a_side(seed: int) -> None:
     """Both classes on each side are not enough, if two sides are a handful."""
     videos = [*_swaps(seed), *_families(4)]
-    sides = deal_sides(videos, FRACTIONS, seed)
+    sides = assign_splits(videos, FRACTIONS, seed)
     kept = len(videos) - sides.count(None)
     assert all(sides.count(side) > fraction / 2 * kept for side, fraction in zip(SPLITS, FRACTIONS, strict=True))
     assert _leaks(videos, sides) == []
@@ -153,7 +153,7 @@ def test_people_are_dealt_where_the_other_groups_are_too_small_for_a_side(seed: 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_swap_is_kept_exactly_if_both_people_are_on_one_side(seed: int) -> None:
     videos = _swaps(seed)
-    sides = deal_sides(videos, FRACTIONS, seed)
+    sides = assign_splits(videos, FRACTIONS, seed)
     side_of = {video.identity: side for video, side in zip(videos, sides, strict=True) if video.label == "real"}
     for video, side in zip(videos, sides, strict=True):
         people = {side_of[person] for person in video.identities}
@@ -163,11 +163,11 @@ def test_a_swap_is_kept_exactly_if_both_people_are_on_one_side(seed: int) -> Non
 def test_a_fake_whose_original_is_on_another_side_is_left_out() -> None:
     """A list may name the wrong original: the fake then belongs to both sides."""
     videos = _swaps(0)
-    sides = deal_sides(videos, FRACTIONS, 0)
+    sides = assign_splits(videos, FRACTIONS, 0)
     far = next(video for video, side in zip(videos, sides, strict=True) if side == "test" and video.label == "real")
     near = next(n for n, side in enumerate(sides) if side == "train" and videos[n].label == "fake")
     videos[near] = replace(videos[near], original=far.video_key)
-    sides = deal_sides(videos, FRACTIONS, 0)
+    sides = assign_splits(videos, FRACTIONS, 0)
     assert sides[near] is None and _leaks(videos, sides) == []
 
 
@@ -175,7 +175,7 @@ def test_a_fake_whose_original_is_on_another_side_is_left_out() -> None:
 @pytest.mark.parametrize("fractions", [FRACTIONS, (0.4, 0.3, 0.3)])
 def test_no_tangle_of_ties_ever_leaks(fractions: tuple[float, float, float], seed: int) -> None:
     videos = _tangle(seed)
-    sides = deal_sides(videos, fractions, seed)
+    sides = assign_splits(videos, fractions, seed)
     assert _leaks(videos, sides) == []
     kept = [replace(video, split=side) for video, side in zip(videos, sides, strict=True)]
     assert drop_leaks(kept) == sides  # nothing is left that would have to go
@@ -187,9 +187,9 @@ def test_no_tangle_of_ties_ever_leaks(fractions: tuple[float, float, float], see
 @pytest.mark.parametrize("make", [lambda: _families(100), lambda: _swaps(1)], ids=["families", "swaps"])
 def test_the_seed_alone_decides_and_not_the_order(make: object) -> None:
     videos = make()  # type: ignore[operator]
-    dealt = [deal_sides(videos, FRACTIONS, seed) for seed in range(5)]
+    dealt = [assign_splits(videos, FRACTIONS, seed) for seed in range(5)]
     assert len({tuple(sides) for sides in dealt}) == 5
-    assert deal_sides(videos[::-1], FRACTIONS, 3)[::-1] == dealt[3]
+    assert assign_splits(videos[::-1], FRACTIONS, 3)[::-1] == dealt[3]
 
 
 @pytest.mark.parametrize(
@@ -205,15 +205,15 @@ def test_the_seed_alone_decides_and_not_the_order(make: object) -> None:
 def test_a_video_added_later_moves_few_others(before: list[VideoRow], after: list[VideoRow], most: int) -> None:
     moved = []
     for seed in range(5):
-        old = dict(zip([video.video_key for video in before], deal_sides(before, FRACTIONS, seed), strict=True))
-        new = dict(zip([video.video_key for video in after], deal_sides(after, FRACTIONS, seed), strict=True))
+        old = dict(zip([video.video_key for video in before], assign_splits(before, FRACTIONS, seed), strict=True))
+        new = dict(zip([video.video_key for video in after], assign_splits(after, FRACTIONS, seed), strict=True))
         moved.append(sum(new[key] != side for key, side in old.items()))
     assert max(moved) <= most
 
 
 def test_one_video_or_none_is_no_error() -> None:
-    assert deal_sides([], FRACTIONS, 0) == []
-    assert deal_sides([_video("only")], FRACTIONS, 0) == ["train"]
+    assert assign_splits([], FRACTIONS, 0) == []
+    assert assign_splits([_video("only")], FRACTIONS, 0) == ["train"]
 
 
 BESIDE_TEST = _video("t", split="test", identity="Anna", group="g", sha256="s")

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from pipelines.data.cropped_sources import SourceFace, digest_of_pictures
+from pipelines.data.face_crop_sources import SourceFace, digest_of_pictures
 from pipelines.errors import DatasetError
 from pipelines.records import VideoRow
 from pipelines.workspace.labels import LABEL_FIELDS, VideoLabel
