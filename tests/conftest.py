@@ -1,4 +1,4 @@
-"""Fixtures that several test modules share: clips, a tiny checkpoint, the program in and out of this process."""
+"""Shared fixtures: clips, a tiny checkpoint, the program in this process and in others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support import EXAMPLES, REPOSITORY, encode_png, make_noise, write_fa
 if TYPE_CHECKING:
     from pipelines.data.faces import Face
 
-# The networks of the tests are so small that threads only get into each other's way; torch is imported later than this.
+# The test networks are too small to gain from threads. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 Image = npt.NDArray[np.uint8]
@@ -37,27 +37,27 @@ TINY_NETWORK = {
     "drop_path_rate": 0.0,
 }
 LOGIT_GAIN = 200.0
-"""A network with random weights hardly tells two faces apart: its last layer is amplified, around one face, so that
-mixed-up frames and crops show."""
+"""A network with random weights gives almost the same logits for any two faces. Its last layer is amplified around one
+face, so that mixed-up frames and crops change the score."""
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:
-    """As in a terminal: what is started in the background begins with Ctrl-C ignored, and so would its children."""
+    """As in a terminal: a process started in the background ignores Ctrl-C, and so would its children."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def _in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands start processes that import torch, which takes seconds: only tests marked `isolated` let them."""
+    """Worker processes import torch, which takes seconds: only commands of tests marked `isolated` start them."""
     if not request.node.get_closest_marker("isolated"):
         monkeypatch.setattr("deepfake_cli.options.ISOLATE", False)
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The local data folder beside the repository, which is not part of it."""
+    """The local data folder next to the repository, which is not part of it."""
     folder = REPOSITORY.parent / "shared"
     if not folder.is_dir():
         pytest.skip("local data folder ../shared is absent")
@@ -78,7 +78,7 @@ def forged_clip() -> Path:
 
 @pytest.fixture(scope="session")
 def detector_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the embedded detector's weights: a file like anybody's own."""
+    """A copy of the embedded detector's weights, as a file that a user passes."""
     file = Path(weights.__file__).parent / "retinaface-mobilenet0.25.safetensors"
     return Path(shutil.copy(file, tmp_path_factory.mktemp("detector")))
 
@@ -208,7 +208,7 @@ def deepfake() -> Iterator[Deepfake]:
 
 @pytest.fixture(scope="session")
 def processes() -> Iterator[ForkServer]:
-    """The program in processes of its own, which start in a moment."""
+    """The program in separate processes, which start quickly."""
     if not hasattr(os, "fork"):
         pytest.skip("this system does not fork processes")
     with ForkServer() as server:

@@ -81,8 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.location is not None:
             self.send_header("Location", answer.location)
         if status == 206:
-            told = f"bytes {begin}-{len(content) - 1}/{len(content)}"
-            self.send_header("Content-Range", answer.content_range or told)
+            content_range = f"bytes {begin}-{len(content) - 1}/{len(content)}"
+            self.send_header("Content-Range", answer.content_range or content_range)
         if status == 416:
             self.send_header("Content-Range", answer.content_range or f"bytes */{len(content)}")
         if answer.tells_length:
@@ -106,6 +106,6 @@ def serve(content: bytes) -> Iterator[FileServer]:
 
 
 def closed_port() -> int:
-    """A port on which nobody answers."""
+    """A port on which no server listens."""
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         return server.server_port

@@ -1,7 +1,7 @@
-"""Runs the program in processes of its own that start in a moment: they are forked from one that has imported torch.
+"""Runs the program in separate processes that start quickly: they are forked from one that has imported torch.
 
-They can be killed before their n-th change to a folder or meet other disasters there, be given a limit on the size of files,
-and be sent signals: what only a real process can suffer.
+They can be killed (or hit by other disasters) before their n-th change to a folder, given a limit on the size of files, and
+sent signals.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Ended:
     stdout: str
     stderr: str
     changes: int
-    """Changes to the watched folder; -1 for a killed process."""
+    """Number of changes to the watched folder; -1 for a killed process."""
     record: Record
-    """Of a killed process: what was flushed."""
+    """What a killed process had flushed."""
 
 
 @dataclass
 class Running:
-    """A process on its way."""
+    """A running process."""
 
     server: ForkServer
     pid: int
@@ -56,7 +56,7 @@ class Running:
         return path.read_text("utf-8") if path.is_file() else ""
 
     def wait_for_line(self) -> None:
-        """Until the process has printed a line."""
+        """Wait until the process has printed a line."""
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while "\n" not in self.read_stdout():
             if time.monotonic() > deadline:
@@ -76,7 +76,7 @@ class Running:
 
 
 class ForkServer:
-    """The process that forks; one run at a time."""
+    """The process that forks. One run at a time."""
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory()
@@ -109,11 +109,11 @@ class ForkServer:
         max_file_bytes: int = 0,
         cwd: Path | None = None,
     ) -> Running:
-        """Begin `deepfake` with these arguments.
+        """Start `deepfake` with these arguments.
 
         Args:
-            watch: a folder; the disaster comes before the process changes it for the `at`-th time; 0: never.
-            max_file_bytes: no file may grow larger, as if the disk were full; 0: no limit.
+            watch: a folder; the disaster strikes before the process changes it for the `at`-th time; 0: never.
+            max_file_bytes: the largest size of a file, as if the disk were full; 0: no limit.
         """
         assert self._process.stdin is not None
         self._number += 1
@@ -133,7 +133,7 @@ class ForkServer:
         return Running(self, self.read_reply()["pid"], folder)
 
     def run(self, *arguments: object, **settings: Any) -> Ended:
-        """`start` and wait for the end."""
+        """`start`, then wait for the end."""
         return self.start(*arguments, **settings).wait()
 
     def read_reply(self) -> dict[str, int]:
@@ -143,7 +143,7 @@ class ForkServer:
 
 
 def serve() -> None:
-    """Import what is slow to import, then fork a process for each line of standard input."""
+    """Do the slow imports, then fork a process for each line of standard input."""
     import pandas  # noqa: F401 - by pyarrow, when it first meets a value
 
     import pipelines.scoring.detector
@@ -159,7 +159,7 @@ def serve() -> None:
     from deepfake_cli.app import app  # noqa: F401
 
     options.ISOLATE = False
-    gc.freeze()  # what is imported stays shared between the processes
+    gc.freeze()  # keep the memory of imported modules shared between the processes
     for line in sys.stdin:
         request = json.loads(line)
         pid = os.fork()

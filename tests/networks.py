@@ -31,8 +31,8 @@ def random_images(count: int, size: int, *, seed: int = 0) -> Tensor:
 
 
 def shared_file(*parts: str) -> Path:
-    """A file of the folder `shared` beside the checkout; the test is skipped where that is absent."""
+    """A file of the folder `shared` next to the checkout; the test is skipped if it is absent."""
     path = Path(__file__).parents[1].parent.joinpath("shared", *parts)
     if not path.is_file():
-        pytest.skip(f"needs ../shared/{'/'.join(parts)}, which is not beside this checkout")
+        pytest.skip(f"needs ../shared/{'/'.join(parts)}, which is not next to this checkout")
     return path

@@ -1,4 +1,4 @@
-"""What several tests share: paths, small files, and looking at what a stage has left on disk."""
+"""Shared helpers: paths, small files, and the content of a stage's folder."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def encode_png(image: Image) -> bytes:
 
 
 def make_noise(seed: int, size_px: int = 48) -> bytes:
-    """The PNG bytes of a picture that holds no face and is like no other."""
+    """The PNG bytes of a unique picture without a face."""
     return encode_png(np.random.default_rng(seed).integers(0, 256, (size_px, size_px, 3), dtype=np.uint8))
 
 
 def write_faces_parquet(path: Path, faces: Iterable[dict[str, Any]]) -> Path:
-    """A source for `import-faces`: dictionaries with `image` and what else is known."""
+    """A source for `import-faces`, from dictionaries with `image` and other columns."""
     pq.write_table(pa.Table.from_pylist(list(faces)), path)
     return path
 
 
 def temporary_files(folder: Path) -> list[str]:
-    """What should not be there after a run: hidden names but those of locks, and names that end in .tmp."""
+    """Files that a run should not leave behind: hidden ones except locks, and those ending in .tmp."""
     return sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
@@ -70,11 +70,11 @@ def file_contents(folder: Path, *suffixes: str) -> dict[str, bytes]:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Look again and again until it is so."""
+    """Poll until the condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not so after {seconds} s")
+            raise TimeoutError(f"condition still false after {seconds} s")
         time.sleep(0.002)
 
 
@@ -84,7 +84,7 @@ def statuses(rows: Sequence[Any]) -> dict[str, str]:
 
 
 def differences(state: Any, other: Any) -> list[str]:
-    """Where two nested states (mappings, sequences, tensors, values) are not equal bit for bit."""
+    """Paths at which two nested states (mappings, sequences, tensors, values) differ in any bit."""
     left, right = _leaves(state), _leaves(other)
     missing = sorted(left.keys() ^ right.keys())
     return missing + [name for name in left.keys() & right.keys() if not _is_equal(left[name], right[name])]

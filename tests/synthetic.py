@@ -1,4 +1,4 @@
-"""Writes videos whose frames carry their own number and whose corners tell which way is up."""
+"""Writes videos whose frames carry their own number and whose corners show which way is up."""
 
 from __future__ import annotations
 
