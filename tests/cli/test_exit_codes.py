@@ -408,6 +408,7 @@ def _training_of(work: Path) -> Any:
     return stage_content(run), file_contents(run, ".safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("numbers", "exit_code", "word"),
     [
