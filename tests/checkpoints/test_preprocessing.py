@@ -6,6 +6,7 @@ import json
 from dataclasses import fields, replace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -98,6 +99,14 @@ def test_enlarging_is_bilinear() -> None:
     ramp = np.repeat(np.array([[0, 100, 200, 100]], dtype=np.uint8).T, 4, axis=1)[..., None].repeat(3, axis=2)
     got = resize_square(ramp, 8)[:, 3, 1]
     assert got.tolist() == [0, 25, 75, 125, 175, 175, 125, 100]
+
+
+def test_an_image_with_one_side_too_short_is_enlarged_bilinearly() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (4, 12, 3), dtype=np.uint8)
+    for oblong in (image, image.transpose(1, 0, 2)):
+        bilinear = cv2.resize(oblong, (8, 8), interpolation=cv2.INTER_LINEAR)
+        assert np.array_equal(resize_square(oblong, 8), bilinear)
+        assert not np.array_equal(bilinear, cv2.resize(oblong, (8, 8), interpolation=cv2.INTER_AREA))
 
 
 def test_a_batch_is_normalised_by_the_contract() -> None:

@@ -107,7 +107,8 @@ def test_a_dead_map_shows_the_face_dark_and_without_colours(dead: float, per_map
 
 def test_maps_that_are_all_dead_raise_no_warning() -> None:
     with np.errstate(all="raise"):
-        draw_attention_maps(_faces(), np.zeros((1, 4, 5, 5), np.float16), size_px=SIZE_PX)
+        picture = draw_attention_maps(_faces(), np.zeros((1, 4, 5, 5), np.float16), size_px=SIZE_PX)
+    assert all((_warmth(_cell(picture, 0, column)) <= 0).all() for column in range(1, 5)), "nothing is highlighted"
 
 
 @pytest.mark.parametrize("smallest", [5e-324, 1e-310])
