@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipelines.workspace.run_loop import StageSummary
 
 COLOURS = {"fake": "red", "uncertain": "yellow", "real": "green"}
-"""Of verdicts, on a terminal."""
+"""The colours of verdicts on a terminal."""
 
 
 def printable(text: str) -> str:
@@ -39,7 +39,7 @@ def has_colours() -> bool:
 
 
 def video_name(row: ScoreRow) -> str:
-    """The end of the video's path, with as many folders as its key: enough to tell equal file names apart."""
+    """The end of the video's path, with as many folders as its key, which distinguishes equal file names."""
     folders = row.video_key.count("/")
     return printable("/".join(row.video.split("/")[-folders - 1 :]))
 

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -153,31 +154,17 @@ def predict(
         from pipelines import predict as score_inputs
         from pipelines import predict_faces
 
-        splits = [side.value for side in split or []]
-        if faces is not None:
-            summary = predict_faces(
-                faces,
-                config,
-                options,
-                splits=splits,
-                output=output,
-                excel_safe=excel_safe,
-                details=details,
-                on_row=show,
-                on_progress=bar,
-            )
-        else:
-            summary = score_inputs(
-                opt.inputs_from(inputs or []),
-                config,
-                options,
-                splits=splits,
-                output=output,
-                excel_safe=excel_safe,
-                details=details,
-                on_row=show,
-                on_progress=bar,
-            )
+        score = partial(predict_faces, faces) if faces else partial(score_inputs, opt.inputs_from(inputs or []))
+        summary = score(
+            config,
+            options,
+            splits=[side.value for side in split or []],
+            output=output,
+            excel_safe=excel_safe,
+            details=details,
+            on_row=show,
+            on_progress=bar,
+        )
     if not quiet:
         _report(summary, output)
     if summary.failures:
