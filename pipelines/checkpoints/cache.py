@@ -1,4 +1,4 @@
-"""Where pulled weights lie: the cache folder, and the name of each file in it."""
+"""The cache folder of pulled weights, and the name of each file in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CACHE_VARIABLE = "DEEPFAKE_CACHE"
 
 
 def cache_folder() -> Path:
-    """The folder that `DEEPFAKE_CACHE` names, else `deepfake` in the system's folder for what can be fetched again.
+    """The folder named by `DEEPFAKE_CACHE`, else `deepfake` in the system's cache folder.
 
     Raises:
         ConfigError: there is neither the variable nor a home folder.
@@ -27,14 +27,14 @@ def cache_folder() -> Path:
 
 
 def pulled_path(entry: WeightsEntry) -> Path | None:
-    """Where the file of an entry lies once it is pulled; None where there is no URL to pull it from."""
+    """The path of an entry's file once it is pulled; None if it has no URL."""
     if entry.url is None:
         return None
     return cache_folder() / "weights" / (entry.name + PurePosixPath(urlsplit(entry.url).path).suffix)
 
 
 def is_pulled(entry: WeightsEntry) -> bool:
-    """Whether the file is there; its digest is not looked at."""
+    """Whether the file exists; its digest is not checked."""
     path = pulled_path(entry)
     return path is not None and path.is_file()
 

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 FORMAT = "deepfake-checkpoint-1"
 _MAX_HEADER_BYTES = 10_000_000
-"""A hundred times what a checkpoint's header takes; JSON takes many times its length in memory."""
+"""A hundred times the size of a checkpoint's header; parsed JSON takes many times its length in memory."""
 _HEADER_TYPES = {"model": str, "model_config": dict, "calibration": dict | None, "provenance": dict}
 
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """What a checkpoint says of itself."""
+    """The header of a checkpoint."""
 
     model: str
     """Name for `build_model`."""
@@ -84,7 +84,7 @@ def read_header(path: Path) -> CheckpointHeader:
 
 
 def parse_header(text: str, path: Path) -> CheckpointHeader:
-    """The header from its JSON, as it stands in the file `path`.
+    """The header from the JSON in the file `path`.
 
     Raises:
         CheckpointError: damaged, or of another format than this version's.
@@ -127,7 +127,7 @@ def read_safetensors_metadata(path: Path) -> dict[str, str]:
             header = json.loads(content, object_pairs_hook=_once_each)
             metadata = header.get("__metadata__", {})
             if not all(isinstance(text, str) for text in metadata.values()):
-                raise ValueError("metadata that are no text")
+                raise ValueError("metadata that are not text")
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, struct.error, AttributeError, RecursionError) as error:
@@ -136,10 +136,10 @@ def read_safetensors_metadata(path: Path) -> dict[str, str]:
 
 
 def _once_each(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Of two values of one name, each reader takes another."""
+    """Refuse duplicate names: readers differ in which value they take."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name stands there twice")
+        raise ValueError("a name occurs twice")
     return found
 
 
@@ -174,7 +174,7 @@ def _build(build_network: Callable[..., nn.Module], header: CheckpointHeader, pa
 
 
 def _refuse_misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights that are not those of the network, or are infinite or no numbers."""
+    """Refuse weights that do not fit the network, or are infinite or NaN."""
     mismatch = describe_mismatch(expected.keys() - state.keys(), state.keys() - expected.keys())
     if mismatch:
         raise CheckpointError(f"{path} does not fit its own config; {mismatch}")
@@ -184,5 +184,5 @@ def _refuse_misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor],
             raise CheckpointError(f"{path} does not fit its own config: {sizes}")
         if not bool(value.isfinite().all()):
             raise CheckpointError(
-                f"{path} holds weights that are no numbers, in {name}; pass an earlier checkpoint, or get it again"
+                f"{path} holds weights that are infinite or NaN, in {name}; pass an earlier checkpoint, or get it again"
             )

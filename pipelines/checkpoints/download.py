@@ -1,4 +1,4 @@
-"""One file over HTTPS into a part file, which a later attempt goes on with where it ends."""
+"""Download one file over HTTPS into a part file, which a later attempt resumes."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ log = logging.getLogger(__name__)
 
 
 class _CutError(Exception):
-    """The answer ended early, or the server wants to be asked again: worth another attempt."""
+    """The answer ended early, or the server asked for a retry: worth another attempt."""
 
 
 def download(url: str, part: Path, *, task: str, on_progress: ProgressCallback = ignore_progress) -> None:
-    """Bring `part` to the whole length of what `url` serves; what it holds already is not fetched again.
+    """Complete `part` to the file that `url` serves; bytes it already has are not fetched again.
 
     Whether the content is right is the caller's to check: what `part` held may have been of another file. Proxies are
     those of `http_proxy`, `https_proxy` and `no_proxy`. Progress is in bytes; a total of 0 is one that is not known.
@@ -64,7 +64,7 @@ def download(url: str, part: Path, *, task: str, on_progress: ProgressCallback =
         if attempt < ATTEMPTS:
             time.sleep(PAUSE_SECONDS * attempt)
     raise DownloadError(
-        f"{url} was not fetched in {ATTEMPTS} attempts ({cause}); what has come is kept: run the same command again later"
+        f"{url} was not fetched in {ATTEMPTS} attempts ({cause}); the bytes received are kept: run the same command again later"
     ) from cause
 
 
@@ -146,7 +146,7 @@ def _check_room(folder: Path, held: int, total: int | None) -> None:
     free = shutil.disk_usage(folder).free
     if total is not None and total - held > free:
         raise StorageError(
-            f"{(total - held) / 1e6:.1f} MB are to come and {free / 1e6:.1f} MB are free in {folder}; "
+            f"{(total - held) / 1e6:.1f} MB are missing and {free / 1e6:.1f} MB are free in {folder}; "
             "free some space or name another folder in DEEPFAKE_CACHE, then run again"
         )
 

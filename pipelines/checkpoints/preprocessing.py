@@ -89,7 +89,7 @@ class Preprocessing:
         Raises:
             CheckpointError: a field is missing, unknown, or not supported by this version.
         """
-        value = _without_removed(value)
+        value = _without_removed(value) if isinstance(value, Mapping) else value
         wrong = sorted({field.name for field in fields(cls)} ^ set(value))
         if wrong:
             raise CheckpointError(f"the checkpoint's preprocessing contract has a missing or unknown field: {wrong[0]}")

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 WeightsKind = Literal["detector", "checkpoint"]
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Keys under which other people's files keep the weights."""
+"""Keys that contain the weights in third-party files."""
 RENAMES: tuple[tuple[str, str], ...] = (("module.", ""), ("model.", ""))
 """Prefixes of parameter names in third-party files, and our names for them."""
 MAX_UNPACKED_BYTES = 1 << 30
-"""Of the file in a .zip: it is unpacked in memory, and a small .zip can hold a very large one."""
+"""Limit for the file in a .zip: it is unpacked in memory, and a small .zip can contain a very large file."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def resolve_weights(name_or_file: str | Path | WeightsFile, *, kind: WeightsKind
     entry = weights.find_entry(name_or_file)
     if entry is None:
         path = Path(name_or_file)
-        if not os.path.isfile(path):  # nor does a name that no file can have
+        if not os.path.isfile(path):  # False for an impossible name too
             known = ", ".join(entry.name for entry in weights.REGISTRY.values() if entry.kind == kind)
             raise CheckpointError(f"{name_or_file} is neither a file nor a known {kind}; known: {known}")
         return WeightsFile(path.name, path, _weights_digest(path))
@@ -138,7 +138,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def rename_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Other people's parameter names as ours, by `RENAMES`; a prefix is dropped only if every name has it."""
+    """Translate third-party parameter names by `RENAMES`; a prefix is dropped only if every name has it."""
     renamed = dict(state)
     for prefix, replacement in RENAMES:
         if renamed and all(name.startswith(prefix) for name in renamed):
@@ -157,7 +157,7 @@ def describe_mismatch(missing: Iterable[str], unexpected: Iterable[str]) -> str:
 
 
 def _is_packed(path: Path) -> bool:
-    """Whether this is an ordinary .zip, and not PyTorch's own format, which is a .zip of several members."""
+    """Whether this is an ordinary .zip, and not PyTorch's own format, which is a .zip with several members."""
     try:
         with path.open("rb") as file:
             if file.read(4) != b"PK\x03\x04":
@@ -169,7 +169,7 @@ def _is_packed(path: Path) -> bool:
 
 
 def _unpack(path: Path) -> io.BytesIO:
-    """The only file in a .zip, in memory: its name, which could lead out of a folder, is not used."""
+    """The only file in a .zip, in memory. Its name, which could lead out of a folder, is not used."""
     with zipfile.ZipFile(path) as packed:
         files = [member for member in packed.infolist() if not member.is_dir()]
         if len(files) != 1:

@@ -1,4 +1,4 @@
-"""A stage's folder in a workspace: which files it has, whether they may be added to, whether they may be read."""
+"""A stage's folder in a workspace: its files, and the checks before adding to them or reading them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class StageFolder:
         return self.parts_folder / f"{video_id}.parquet"
 
     def has_part(self, video_id: str, provenance: Provenance) -> bool:
-        """Whether an item is finished: a part counts if it is whole; a damaged one is made again."""
+        """Whether an item has an intact part; a damaged one is made again."""
         path = self.part_path(video_id)
         if not path.is_file():
             return False
@@ -52,7 +52,7 @@ class StageFolder:
         return table_to_rows(read_table(self.videos_path, VideoRow), VideoRow)
 
     def read_videos_of(self, splits: Sequence[str]) -> list[VideoRow]:
-        """The videos on these sides; all if none is named.
+        """The videos of these splits; all if none is named.
 
         Raises:
             ConfigError: there are none.
@@ -66,10 +66,10 @@ class StageFolder:
 def open_stage(
     workspace: Path, provenance: Provenance, *, overwrite: bool, folder_name: str | None = None
 ) -> StageFolder:
-    """The stage's folder (named like the stage, unless it stands for another), holding nothing made with other settings.
+    """The stage's folder (named after the stage unless `folder_name` is given), without results of other settings.
 
     Raises:
-        SettingsChangedError: it does, and `overwrite` is off; the message names the settings.
+        SettingsChangedError: it has such results and `overwrite` is off; the message names the settings.
     """
     folder = StageFolder(workspace / (folder_name or provenance.stage))
     try:
@@ -89,9 +89,9 @@ def open_stage(
 
 
 def _discard(folder: StageFolder) -> None:
-    """Empty a stage, first of what says that it or an item is finished: a kill on the way must not leave that alone.
+    """Empty a stage, manifests and parts first: if killed on the way, nothing must look finished without its files.
 
-    The folder itself may be a link to another place; links in it are removed, and not followed.
+    The folder itself may be a link; links in it are removed, not followed.
     """
     remove_for_good(folder.manifest_path)
     if folder.parts_folder.is_dir():
@@ -135,7 +135,7 @@ def open_upstream(workspace: Path, stage: str) -> tuple[StageFolder, Provenance]
 
 
 def _check_current(folder: StageFolder, provenance: Provenance, upstream: StageFolder) -> None:
-    """Refuse a stage whose own upstream has other settings or other videos by now; one that was removed is no objection."""
+    """Refuse a stage whose upstream now has other settings or other videos. The upstream may have been removed."""
     if not upstream.root.is_dir():
         return
     again = f"run again: deepfake {folder.stage} -w {folder.root.parent}"
@@ -151,7 +151,7 @@ def _check_current(folder: StageFolder, provenance: Provenance, upstream: StageF
 
 
 ACCEPTED_MAKERS = {"import-faces": ("detect-faces",)}
-"""Stages whose manifest stands in another stage's place."""
+"""Stages whose manifest replaces that of another stage."""
 
 
 def _earlier_provenances(folder: StageFolder) -> Iterator[Provenance]:

@@ -17,12 +17,12 @@ from pipelines.system.csv_text import read_lines
 log = logging.getLogger(__name__)
 EXAMPLES = 3
 DELIMITERS = ",;\t"
-"""Spreadsheets write the second where the comma stands in numbers, and the third when asked for text."""
+"""Spreadsheets write semicolons if their decimal separator is a comma, and tabs when saving as text."""
 
 
 @dataclass(frozen=True)
 class VideoLabel:
-    """What a labels file says of one video."""
+    """One video's label and optional details."""
 
     label: str | None
     split: str | None = None
@@ -36,7 +36,7 @@ class VideoLabel:
 
     @classmethod
     def of(cls, row: VideoRow) -> VideoLabel:
-        """What a manifest says of the video."""
+        """The video's label and details from a manifest."""
         return cls(**{name: getattr(row, name) for name in LABEL_FIELDS})
 
 
@@ -48,10 +48,10 @@ def read_labels(path: Path, names: Mapping[Path, str]) -> dict[Path, VideoLabel]
     """The labels of a CSV (`video,label`, and any other field of `VideoLabel`) for the inputs, given as path and name.
 
     A name is the path relative to the input folder; `video` is such a name, or a file name if only one input has it. Rows
-    that fit no input are counted in a warning: the file may describe more than is wanted, or misspell it.
+    that match no input are counted in a warning: the file may describe other videos too, or misspell a name.
 
     Raises:
-        DatasetError: missing columns, an unknown label, an ambiguous name, a video labelled twice, or no row that fits.
+        DatasetError: missing columns, an unknown label, an ambiguous name, a video labelled twice, or no row that matches.
     """
     by_name: dict[str, list[Path]] = {}
     by_file_name: dict[str, list[Path]] = {}
@@ -77,12 +77,12 @@ def read_labels(path: Path, names: Mapping[Path, str]) -> dict[Path, VideoLabel]
         )
     if unmatched:
         named = ", ".join(repr(name) for name in unmatched[:EXAMPLES]) + (", …" if len(unmatched) > EXAMPLES else "")
-        log.warning("%s: %d of its rows fit no input: %s", path, len(unmatched), named)
+        log.warning("%s: %d of its rows match no input: %s", path, len(unmatched), named)
     return labels
 
 
 def label_and_split_in(folder: PurePath) -> tuple[str | None, str | None]:
-    """What the names of the folders say: (`real` or `fake`, `train`, `val` or `test`), the innermost of each."""
+    """The innermost folder named `real` or `fake`, and the innermost named `train`, `val` or `test`."""
     parts = [part.lower() for part in folder.parts]
     label = next((part for part in reversed(parts) if part in LABELS), None)
     split = next((part for part in reversed(parts) if part in SPLITS), None)
@@ -90,10 +90,10 @@ def label_and_split_in(folder: PurePath) -> tuple[str | None, str | None]:
 
 
 def read_label_rows(path: Path) -> list[tuple[str, VideoLabel]]:
-    """The rows of a labels CSV: `video`, with slashes, and what is said of it.
+    """The rows of a labels CSV: `video`, with slashes, and its label and details.
 
-    As spreadsheets write it, too: separated by commas, semicolons or tabs; spaces and capitals in the column names, labels
-    and splits do not count.
+    Columns may be separated by commas, semicolons or tabs. Spaces around column names, labels and splits are ignored,
+    and so is their case.
 
     Raises:
         DatasetError: not readable, missing columns, or an unknown label.
@@ -102,7 +102,7 @@ def read_label_rows(path: Path) -> list[tuple[str, VideoLabel]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = read_lines(file)
             header = next(lines, "")
-            # strict: else a quote that is not closed swallows the rest of the file in silence
+            # strict: an unclosed quote would otherwise silently swallow the rest of the file
             reader = csv.DictReader(chain([header], lines), delimiter=max(DELIMITERS, key=header.count), strict=True)
             reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
             missing = {"video", "label"} - set(reader.fieldnames)
@@ -114,12 +114,12 @@ def read_label_rows(path: Path) -> list[tuple[str, VideoLabel]]:
 
 
 def slashed(name: str) -> str:
-    """A name as it is matched: with slashes for the backslashes of Windows."""
+    """A name with slashes instead of the backslashes of Windows, for matching."""
     return name.replace("\\", "/")
 
 
 def to_label(record: Mapping[str, Any], where: str) -> VideoLabel:
-    """From a row of a CSV or of a Parquet file; an empty cell says nothing.
+    """From a row of a CSV or a Parquet file; an empty cell counts as missing.
 
     Raises:
         DatasetError: an unknown label or split.
@@ -133,7 +133,7 @@ def to_label(record: Mapping[str, Any], where: str) -> VideoLabel:
 
 
 def _make_row(record: Mapping[str, Any], where: str) -> tuple[str, VideoLabel]:
-    """What a row that is too short lacks is None."""
+    """Cells missing from a short row are None."""
     loose = {name: (record.get(name) or "").strip().lower() for name in ("label", "split")}
     about = to_label({**record, **loose}, where)
     return slashed(record["video"] or ""), replace(about, original=about.original and slashed(about.original))

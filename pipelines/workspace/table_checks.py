@@ -1,4 +1,4 @@
-"""What a table must be before its rows are used: columns and types of its row class, and names that stay in their folder.
+"""Checks before a table's rows are used: columns and types of its row class, and paths inside the stage's folder.
 
 Manifests travel, and a stranger's may name any file of this machine.
 """
@@ -17,7 +17,7 @@ from pipelines.errors import ManifestError
 from pipelines.records import FaceRow, FrameRow, schema_of
 
 MAX_ROWS = 100_000_000
-"""More than any workspace holds; a file of a few bytes can claim any number of equal rows."""
+"""More than any workspace has; a file of a few bytes can claim any number of equal rows."""
 NAME_COLUMNS = ("video_id", "sha256")
 """What files are named after."""
 PATH_COLUMNS = {FrameRow: ("path",), FaceRow: ("crop_path", "mask_path")}
@@ -35,7 +35,7 @@ _AGAIN = "do not use this file; get it again from whoever made it, or make the s
 
 
 def check_schema(schema: pa.Schema, num_rows: int, row_type: type, path: Path) -> list[str]:
-    """The columns to read, of a file of which nothing but the footer has been read.
+    """The columns to read, decided from the file's footer alone.
 
     Raises:
         ManifestError: a column is missing or of another type, or there are more rows than can be right.
@@ -55,7 +55,7 @@ def check_schema(schema: pa.Schema, num_rows: int, row_type: type, path: Path) -
 
 
 def conform(table: pa.Table, row_type: type, path: Path) -> pa.Table:
-    """The table with exactly the types of its row class; nullable columns that it lacks are null, others are kept behind.
+    """The table with exactly the types of its row class; missing nullable columns are null, extra columns follow.
 
     Raises:
         ManifestError: a value is missing, or a name leads out of its folder.
@@ -94,7 +94,7 @@ def _is_readable_as(found: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 def _check_names(table: pa.Table, row_type: type, path: Path) -> None:
-    """Refuse names that are, or paths that lead, elsewhere than into the stage's folder, also by a link."""
+    """Refuse names and paths that lead out of the stage's folder, also through a link."""
     for name in NAME_COLUMNS:
         if name in table.column_names:
             _refuse_strays(table.column(name), _NAME, path)
@@ -114,7 +114,7 @@ def _refuse_strays(column: pa.ChunkedArray, pattern: str, path: Path) -> None:
 
 
 def _refuse_links(folders: pa.ChunkedArray, path: Path) -> None:
-    """Each folder is looked at once, however many files it holds."""
+    """Each folder is checked once, however many files it has."""
     root = path.parent.parent if path.parent.name in INNER_FOLDERS else path.parent
     inside = Path(os.path.realpath(root))
     seen: set[str] = set()

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipelines.checkpoints.checkpoint import FORMAT, load_checkpoint, read_header, save_checkpoint
-from pipelines.checkpoints.preprocessing import OPTIONAL, Preprocessing
+from pipelines.checkpoints.preprocessing import Preprocessing
 from pipelines.errors import CheckpointError, StorageError
 from pipelines.models import build_model
 from tests.conftest import CROP_BOX, INPUT_SIZE, TINY_NETWORK
@@ -52,7 +52,7 @@ def test_the_header_says_everything_that_is_needed_to_use_the_weights(checkpoint
     contract = header.preprocessing
     assert (contract.crop_box, contract.input_size, contract.detector) == (CROP_BOX, INPUT_SIZE, str(detector_file))
     assert header.to_json()["class_names"] == ["real", "fake"]
-    assert set(header.to_json()["preprocessing"]) | OPTIONAL == {field.name for field in fields(Preprocessing)}
+    assert set(header.to_json()["preprocessing"]) == {field.name for field in fields(Preprocessing)}
     assert header.to_json()["format"] == FORMAT
 
 

@@ -118,7 +118,7 @@ def test_overwrite_pulls_again_and_quiet_says_nothing(deepfake: Deepfake, server
     [
         (Answer(corrupts=True), "is not the registered file: its SHA-256 is "),
         (Answer(status=404), "the server answered 404 Not Found"),
-        (Answer(cut_after=10), "what has come is kept: run the same command again"),
+        (Answer(cut_after=10), "the bytes received are kept: run the same command again"),
     ],
     ids=["corrupted", "not served", "cut"],
 )

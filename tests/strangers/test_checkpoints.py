@@ -279,7 +279,7 @@ def test_weights_that_are_no_numbers_are_refused(checkpoint: Path, tmp_path: Pat
     path = tmp_path / "weights.safetensors"
     path.write_bytes(save(state, metadata={"deepfake": json.dumps(read_header(checkpoint).to_json())}))
     with pytest.raises(
-        CheckpointError, match="holds weights that are no numbers, in classifier.2.bias; pass an earlier"
+        CheckpointError, match="holds weights that are infinite or NaN, in classifier.2.bias; pass an earlier"
     ):
         load_checkpoint(str(path), build_model)
 

@@ -315,11 +315,11 @@ def test_a_labels_file_names_videos_by_relative_path_or_by_a_file_name_that_is_u
     ("others", "warning"),
     [
         ([], None),
-        (["c.mp4"], "1 of its rows fit no input: 'c.mp4'"),
-        (["c", "d", "e", "", "f"], "5 of its rows fit no input: 'c', 'd', 'e', …"),
+        (["c.mp4"], "1 of its rows match no input: 'c.mp4'"),
+        (["c", "d", "e", "", "f"], "5 of its rows match no input: 'c', 'd', 'e', …"),
     ],
 )
-def test_rows_of_a_labels_file_that_fit_no_input_are_counted_and_named(
+def test_rows_of_a_labels_file_that_match_no_input_are_counted_and_named(
     collection: Path, caplog: pytest.LogCaptureFixture, others: list[str], warning: str | None
 ) -> None:
     text = "".join(f"{name},real\n" for name in ("b.mp4", *others))
