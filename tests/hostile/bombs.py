@@ -17,7 +17,7 @@ ABSURD_PX = 65535
 Make = Callable[[Path], bytes]
 """From a folder for what is needed on the way to the file's content."""
 GIANT_PX = 16000
-"""A side that FFmpeg takes if it is not told otherwise: a picture of 256 megapixels."""
+"""A side that FFmpeg accepts by default: a picture of 256 megapixels."""
 MACROBLOCK_PX = 16
 SMALL_PX = (64, 48)
 START_CODE = b"\x00\x00\x00\x01"
@@ -142,7 +142,7 @@ def _giant_mpeg(folder: Path) -> bytes:
 
 
 def _with_giant_header(stream: bytes) -> bytes:
-    """An H.264 stream with another sequence header in place of each of its own."""
+    """An H.264 stream with its sequence headers replaced."""
     parts = stream.split(START_CODE)
     return START_CODE.join(_giant_sequence_header() if part[:1] == b"\x67" else part for part in parts)
 

@@ -26,7 +26,7 @@ SAME_BYTES = {"fflags": "bitexact"}
 """No random numbers and no date, so that a mutation can be made again."""
 FASTSTART = {"movflags": "faststart"}
 
-# libsvtav1 reports its settings on standard error unless it is told otherwise before it starts.
+# libsvtav1 prints its settings on standard error unless this is set before it starts.
 os.environ.setdefault("SVT_LOG", "0")
 
 

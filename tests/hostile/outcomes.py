@@ -1,4 +1,4 @@
-"""Tries files in processes of their own, within limits, and says for each what became of it.
+"""Reads files in worker processes, within limits, and gives a verdict for each.
 
 What counts as wrong, if the reader gives no warning: one of the clip's own pictures that comes out of order, or neither
 at its place nor at its time, although it could be known. It could not be known where FFmpeg, asked to be strict, decodes
@@ -32,20 +32,20 @@ from tests.hostile.mutations import REARRANGING, Mutation, make_mutation
 from tests.synthetic import read_number
 
 NUM_CHOSEN = 32
-"""More than any clip has: all frames are read."""
+"""More than any clip has, so that all frames are read."""
 SAME_PICTURE = 3.0
 """Mean difference in grey levels from the clip's own picture: the next one differs by 10 or more."""
 UNTIMED = (".avi", ".mpg", ".h264", ".mjpeg")
-"""Containers that do not time every frame: what follows a loss moves up, and the times alone do not tell."""
+"""Containers without a time for every frame: after a loss the following frames move up, and times do not show it."""
 BATCH_FILES = 40
 BATCH_SECONDS = 60.0
 FILE_SECONDS = 20.0
 MEMORY_MB = 3072
-"""What the largest picture that is not refused may take, several times over."""
+"""Several times the memory of the largest picture that is not refused."""
 
 
 class Verdict(enum.StrEnum):
-    """What became of one file, best first."""
+    """Verdict on one file, best first."""
 
     RIGHT = "right"
     FEWER = "right, fewer frames"
@@ -53,7 +53,7 @@ class Verdict(enum.StrEnum):
     UNREADABLE = "unreadable, named error"
     DAMAGED = "damaged picture"
     MOVED = "moved up, untimed container"
-    UNKNOWABLE = "other picture, nothing tells"
+    UNKNOWABLE = "other picture, undetectable"
     WRONG = "WRONG FRAME"
     UNNAMED = "UNNAMED ERROR"
     MEMORY = "MEMORY"
@@ -74,12 +74,12 @@ class Outcome:
     verdict: Verdict
     detail: str = ""
     peak_mb: float = 0.0
-    """Memory that the process took at most beyond what it had before."""
+    """Peak memory of the process beyond what it had before."""
     seconds: float = 0.0
 
 
 def try_mutations(corpus: Mapping[str, Path], seed: int, numbers: Iterable[int]) -> Iterator[Outcome]:
-    """Outcomes of damaged copies; the files of a batch whose process is lost are tried once more, one by one."""
+    """Outcomes of damaged copies. If a batch loses its process, its files are tried again one by one."""
     numbers = list(numbers)
     batches = [numbers[start : start + BATCH_FILES] for start in range(0, len(numbers), BATCH_FILES)]
     make_work = partial(_make_work, dict(corpus), seed)
@@ -207,7 +207,7 @@ def _try_one(mutation: Mutation, corpus: Mapping[str, Path], folder: Path) -> Ou
 
 
 def reset_peak_mb() -> float:
-    """Forget the most memory that this process ever held, where Linux lets it; what it holds now, in MiB."""
+    """Reset the peak memory of this process (Linux only); returns its memory now, in MiB."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:  # another system
@@ -216,7 +216,7 @@ def reset_peak_mb() -> float:
 
 
 def peak_mb() -> float:
-    """The most memory that this process held since then, in MiB; elsewhere than on Linux, what it holds now."""
+    """The peak memory of this process since then, in MiB; outside Linux its memory now."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -225,7 +225,7 @@ def peak_mb() -> float:
 
 
 def name_loss(reason: str) -> Verdict:
-    """Why a process was lost, from what `WorkerPool` says."""
+    """Why a process was lost, from the reason given by `WorkerPool`."""
     if "--timeout" in reason:
         return Verdict.HANG
     return Verdict.MEMORY if "--max-memory" in reason else Verdict.CRASH

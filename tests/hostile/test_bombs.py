@@ -1,4 +1,4 @@
-"""What claims or unfolds to more than a machine holds is refused before memory is taken for it."""
+"""Files that claim or unpack to more than fits into memory are refused before memory is allocated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIMITS = Limits(seconds=30, memory_mb=2048)
 
 
 class Weighed(NamedTuple):
-    """What became of one file, and the memory that it took."""
+    """The verdict on one file and the memory it took."""
 
     refusal: str | None
     numbers: list[int]
@@ -32,7 +32,7 @@ class Weighed(NamedTuple):
 
 @pytest.fixture(scope="module")
 def weighed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Weighed | Lost]:
-    """All bombs, one after another, in a process of their own."""
+    """All bombs, one after another, in a separate process."""
     folder = tmp_path_factory.mktemp("bombs")
     paths = [folder / name for name in BOMBS]
     for path, (make, _) in zip(paths, BOMBS.values(), strict=True):

@@ -1,4 +1,4 @@
-"""A file is read by itself: whatever it names, no server is asked and no other file is read."""
+"""A file is read alone: no server is contacted and no other file is read, whatever it refers to."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def server(tmp_path: Path) -> Iterator[FileServer]:
 
 
 def _write_secret(path: Path) -> Path:
-    """A clip that another file may point at: its frames are told by their numbers."""
+    """A clip that another file may point at: its frames are recognised by their numbers."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = *SIZE_PX, "yuv420p"

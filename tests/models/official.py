@@ -43,7 +43,7 @@ class OfficialOutput(NamedTuple):
 
 
 class FrozenPadConv(nn.Conv2d):
-    """A convolution padded as "same" needs it at 380 pixels, whatever size comes in."""
+    """A convolution padded as "same" needs it at 380 pixels, at any input size."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, groups: int = 1, bias: bool = False):
         super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=bias)
@@ -176,7 +176,7 @@ class TextureEnhance(nn.Module):
         return enhanced.unflatten(1, (self.num_maps, TEXTURE_CHANNELS)), pooled
 
     def _join(self, grown: Tensor, fresh: Tensor) -> Tensor:
-        """The new channels of each map beside its old ones."""
+        """The new channels of each map next to its old ones."""
         groups = zip(grown.chunk(self.num_maps, dim=1), fresh.chunk(self.num_maps, dim=1), strict=True)
         return torch.cat([part for pair in groups for part in pair], dim=1)
 

@@ -59,7 +59,7 @@ def pool_rows(maps: Array, features: Array) -> Array:
 
 
 def pool_own_rows(maps: Array, features: Array) -> Array:
-    """Equation 2 where every map has features (N, M, C, H, W) of its own."""
+    """Equation 2 where every map has its own features (N, M, C, H, W)."""
     return np.concatenate([pool_rows(maps[:, k : k + 1], features[:, k]) for k in range(maps.shape[1])], axis=1)
 
 

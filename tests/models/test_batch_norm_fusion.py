@@ -50,7 +50,7 @@ def test_a_detector_loses_all_its_batch_norms_and_answers_the_same(name: Network
 )
 @torch.inference_mode()
 def test_a_classifier_answers_the_same(name: str, settings: dict[str, object]) -> None:
-    network = _with_statistics(build_model(name, **settings)).float()  # parts of it compute in float32 whatever comes
+    network = _with_statistics(build_model(name, **settings)).float()  # parts of it always compute in float32
     pictures = torch.randn(2, 3, 128, 128)
     before, norms = network(pictures).logits, _norms(network)
     assert fold_batch_norms(network, torch.zeros(1, 3, 128, 128)) == norms - _norms(network)
@@ -59,23 +59,23 @@ def test_a_classifier_answers_the_same(name: str, settings: dict[str, object]) -
 
 
 class _Shared(nn.Module):
-    """One convolution that runs twice; and one whose output is read beside its batch norm."""
+    """One convolution that runs twice; and one whose output is also read elsewhere than in its batch norm."""
 
-    def __init__(self, *, reads_beside: bool) -> None:
+    def __init__(self, *, is_read_twice: bool) -> None:
         super().__init__()
-        self.reads_beside = reads_beside
+        self.is_read_twice = is_read_twice
         self.twice, self.first, self.second = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
-        self.beside, self.norm = nn.Conv2d(3, 3, 1), BatchNormAct2d(3)
+        self.shared, self.norm = nn.Conv2d(3, 3, 1), BatchNormAct2d(3)
 
     def forward(self, images: Tensor) -> Tensor:
         images = self.second(self.twice(self.first(self.twice(images))))
-        raw = self.beside(images)
-        return self.norm(raw) + raw if self.reads_beside else self.norm(raw)
+        raw = self.shared(images)
+        return self.norm(raw) + raw if self.is_read_twice else self.norm(raw)
 
 
 @torch.inference_mode()
 def test_a_convolution_that_runs_twice_is_left_alone_and_timm_s_activation_stays() -> None:
-    network = _with_statistics(_Shared(reads_beside=False))
+    network = _with_statistics(_Shared(is_read_twice=False))
     images = torch.randn(2, 3, 4, 4).double()
     before = network(images)
     assert fold_batch_norms(network, images) == 1 and _norms(network) == 2
@@ -84,8 +84,8 @@ def test_a_convolution_that_runs_twice_is_left_alone_and_timm_s_activation_stays
 
 
 @torch.inference_mode()
-def test_a_convolution_that_is_read_beside_its_batch_norm_is_left_alone() -> None:
-    network = _with_statistics(_Shared(reads_beside=True))
+def test_a_convolution_that_is_not_only_read_by_its_batch_norm_is_left_alone() -> None:
+    network = _with_statistics(_Shared(is_read_twice=True))
     images = torch.randn(2, 3, 4, 4).double()
     before = network(images)
     assert fold_batch_norms(network, images) == 0 and _norms(network) == 3

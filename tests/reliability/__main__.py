@@ -1,4 +1,4 @@
-"""Ends every command hundreds of times at moments chosen by chance, and prints what became of it as a Markdown table.
+"""Kills every command hundreds of times at random moments, and prints the outcomes as a Markdown table.
 
     python -m tests.reliability --kills 400 --seed 1 [--json FILE] [--only COMMAND]
 

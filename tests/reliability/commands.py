@@ -1,4 +1,4 @@
-"""Every command that writes: what it starts from, and what it must have left when it has come to its end."""
+"""Every command that writes: its inputs, and what it must leave when it has finished."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ Arguments = tuple[object, ...]
 
 @dataclass(frozen=True)
 class Command:
-    """A command under test in a folder of its own."""
+    """A command under test, in its own folder."""
 
     arguments: Callable[[Path], Arguments]
     result: Callable[[Path], Any]
-    """All that it leaves, to be compared."""
+    """Everything that it leaves, for comparison."""
     prepare: Callable[[Path], None] = lambda _folder: None
     said_to_be_finished: Callable[[Path], Any] = lambda _folder: None
-    """What a reader would take for finished, with all that this refers to; None: nothing."""
+    """What a reader would take as finished, with everything it refers to; None if nothing."""
     finished_items: Callable[[Path], set[str]] = lambda _folder: set()
-    """What no disaster may take away again."""
+    """What no disaster may destroy."""
 
     def again(self, folder: Path) -> Arguments:
-        """The arguments that go on where a run was ended."""
+        """The arguments that resume an interrupted run."""
         return tuple(argument for argument in self.arguments(folder) if argument != "--overwrite")
 
 
@@ -222,7 +222,7 @@ def _training(folder: Path) -> Any:
 
 
 def _whole_parts(stage: Path) -> set[str]:
-    """Items that a later run does not work on again."""
+    """Items that a later run skips."""
     whole = set()
     for path in stage.glob("parts/*.parquet"):
         try:

@@ -24,14 +24,14 @@ from tests.reliability.trials import Trial
 from tests.support import REPOSITORY, file_contents, stage_content, temporary_files
 
 LONGEST_SURVIVAL_SECONDS = 5.0
-"""Of worker processes whose parent was killed; on an idle machine they are gone in a moment."""
+"""Time for worker processes to end after their parent was killed; on an idle machine they end at once."""
 TIMEOUT_SECONDS = 300
 TOLERANCE = 1e-5
-"""Of scores, between numbers of processes."""
+"""Tolerance of scores between numbers of processes."""
 LONGEST_START_SECONDS = 3.0
-"""After which a run that is killed before its first result is killed."""
+"""Time after which a run that is to be killed before its first result is killed."""
 LONGEST_PAUSE_SECONDS = 0.3
-"""Between a result and the kill: what an item takes, or more."""
+"""Time between a result and the kill: at least that of one item."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Isolated:
     result: Callable[[Path], Any]
     num_finished: Callable[[Path], int]
     lock: str
-    """The file whose lock says that a run is at work."""
+    """The file that is locked while a run is in progress."""
 
 
 def _scores(folder: Path) -> Any:
@@ -90,7 +90,7 @@ class IsolatedRun:
     processes: ForkServer
 
     def run_trial(self, folder: Path, rng: Random) -> Trial:
-        """Kill the command's first process at a time chosen by chance, then run it again."""
+        """Kill the command's first process at a random time, then run it again."""
         trial, here, unharmed = Trial(), folder / "struck", folder / "undisturbed"
         running = self._start(here)
         num_finished = self._wait(running, here, rng.choice((0, 1, 1, 2)), rng)
@@ -123,7 +123,7 @@ class IsolatedRun:
         return self.command.num_finished(folder)
 
     def _start(self, folder: Path) -> subprocess.Popen[bytes]:
-        """In a session of its own, by which its processes are found."""
+        """In a separate session, by which its processes are found."""
         arguments = [*map(str, self.command.arguments(self.sources, folder)), "--workers", "2"]
         return subprocess.Popen(
             [sys.executable, "-m", "deepfake_cli", *arguments],

@@ -1,4 +1,4 @@
-"""Runs with worker processes that are killed at any time: no worker outlives them, locks are free, the rest is done later."""
+"""Runs with worker processes killed at any time: no worker survives, locks are free, and the next run does the rest."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""kill -9 and power cuts in the middle of any command, run it again: the result is that of an undisturbed run.
+"""After kill -9 or a power cut in the middle of any command, running it again gives the result of an undisturbed run.
 
-Processes end just before a change to the folder they write to, chosen by chance. Many more: python -m tests.reliability.
+Processes end just before a random change to the folder they write to. Many more: python -m tests.reliability.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TRIALS = {
     "predict, once more with more videos": 1,
     "predict --shard": 1,
 }
-"""Of each command."""
+"""Number of trials per command."""
 
 
 @pytest.mark.parametrize(("name", "seed"), [(name, seed) for name, count in TRIALS.items() for seed in range(count)])

@@ -15,7 +15,7 @@ FRAMES = ExtractConfig(frames=2)
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    """A workspace in which an item was in work that nobody asks for again."""
+    """A workspace with an unfinished item that no later run asks for."""
     write_video(tmp_path / "a.mp4", num_frames=3, size=(64, 48))
     stage = tmp_path / "work" / "extract-frames"
     (stage / "frames" / ".0123456789abcdef.tmp").mkdir(parents=True)

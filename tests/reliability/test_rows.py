@@ -1,4 +1,4 @@
-"""Whatever is named, in whatever mix: each input ends in one row, and the totals that are printed are those of the rows."""
+"""For any mix of inputs, each one gets exactly one row, and the printed totals are those of the rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One trial: a command is ended by disasters at moments chosen by chance, run again, and compared with an undisturbed run."""
+"""One trial: a command is interrupted by disasters at random moments, run again, and compared with an undisturbed run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_STRIKES = 4
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What a command leaves that nothing disturbs, and how many changes to its folder it takes."""
+    """The result of an undisturbed command, and the number of changes to its folder."""
 
     result: Any
     said_to_be_finished: Any
@@ -29,7 +29,7 @@ class Undisturbed:
 
 @dataclass
 class Trial:
-    """What became of a command that was struck, and run again."""
+    """Outcome of a command that was interrupted and run again."""
 
     kills: int = 0
     power_cuts: int = 0
@@ -39,9 +39,9 @@ class Trial:
     lost: int = 0
     """Finished items that were there before a disaster and not after it."""
     mistaken: int = 0
-    """Times that something was there after a disaster that says it is finished, and was not."""
+    """Number of times that something looked finished after a disaster and was not."""
     story: str = ""
-    """The moments, and what went wrong."""
+    """The moments of the disasters, and what went wrong."""
 
 
 def run_undisturbed(command: Command, processes: ForkServer, folder: Path) -> Undisturbed:
@@ -61,7 +61,7 @@ def run_trial(
     *,
     strikes: int | None = None,
 ) -> Trial:
-    """Strike the command, in several runs one after another, then let it come to its end."""
+    """Interrupt the command in several consecutive runs, then let it finish."""
     command.prepare(folder)
     allowed = (None, command.said_to_be_finished(folder), expected.said_to_be_finished)
     trial = Trial()
@@ -89,7 +89,7 @@ def _strike(
     rng: Random,
     at: int,
 ) -> bool:
-    """End a run before its change `at`; False if it has come to its end before that."""
+    """End a run before its change `at`; False if it finished earlier."""
     is_power_cut = rng.random() < 0.6
     disaster: Any = "power cut" if is_power_cut else "kill"
     struck = processes.run(*arguments, watch=folder, at=at, disaster=disaster)
@@ -112,6 +112,6 @@ def _strike(
 def _read(look: Callable[[Path], Any], folder: Path, trial: Trial) -> Any:
     try:
         return look(folder)
-    except Exception as error:  # what can not be read is as wrong as what is different
+    except Exception as error:  # an unreadable result is as wrong as a different one
         trial.story += f" {type(error).__name__}: {error};"
         return error

@@ -1,6 +1,6 @@
-"""Sees what a process changes in a folder, and lets something befall it before its n-th change.
+"""Watches what a process changes in a folder, and triggers a disaster before its n-th change.
 
-Python tells of its changes through audit events; what C code writes shows as a file that nobody has flushed.
+Python reports its changes through audit events; what C code writes appears as a file that was never flushed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ AWAY = ".away"
 
 @dataclass(frozen=True)
 class Change:
-    """A change of a folder's names that a power cut may undo."""
+    """A change to a folder's entries that a power cut may undo."""
 
     kind: str
     """The audit event."""
@@ -45,7 +45,7 @@ class Change:
 
 @dataclass
 class Record:
-    """What is on the disk for certain; the rest a power cut may take."""
+    """What is certainly on the disk; a power cut may lose the rest."""
 
     flushed: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Size and modification time of files, by inode, when they were flushed last."""
@@ -140,7 +140,7 @@ class Watch:
         return str(kept)
 
     def _note_flush(self, descriptor: int) -> None:
-        """In place of `os.fsync`: what it would do takes time and can not be seen."""
+        """Replaces `os.fsync`, which would take time without a visible effect."""
         status = os.fstat(descriptor)
         with self._lock:
             if stat.S_ISDIR(status.st_mode):

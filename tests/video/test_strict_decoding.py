@@ -1,4 +1,4 @@
-"""Being strict with damaged pictures costs no intact one: wrong messages, open GOPs, files that only decode leniently."""
+"""Strict decoding loses no intact picture: wrong messages, open GOPs, files that only decode leniently."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_seek_into_an_open_gop_costs_no_picture(
 def test_what_only_decodes_leniently_is_read_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = write_video(tmp_path / "whole.mp4", num_frames=NUM_FRAMES)
     path = _put_before_slices(whole, tmp_path / "messages.mp4", UNKNOWN_BUFFERING_PERIOD, every=1)
-    monkeypatch.setattr(decoding, "MESSAGE_TYPES", {})  # as in a codec whose messages nobody takes out
+    monkeypatch.setattr(decoding, "MESSAGE_TYPES", {})  # as for a codec whose messages are not removed
     with open_video(path) as video:
         assert len(list(video.frames([0, 20, 40]))) == 3
     assert "may be damaged" in (video.warning or "")

@@ -73,7 +73,7 @@ def test_what_is_lost_or_untrue_is_said(
 
 @pytest.mark.parametrize("name", ["a.avi", "a.mjpeg"])
 def test_a_damaged_picture_of_motion_jpeg_is_left_out(tmp_path: Path, name: str) -> None:
-    # FFmpeg fills it up with the picture before it, and tells only if it is told to be strict.
+    # FFmpeg fills it up with the picture before it, and reports it only in strict mode.
     path = tmp_path / name
     data = _write(path, codec="mjpeg")
     start = [place for place in range(len(data)) if data.startswith(b"\xff\xd8\xff", place)][5]
