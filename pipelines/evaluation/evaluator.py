@@ -45,7 +45,7 @@ class Evaluator:
         return Bootstrap(self.config.bootstrap, self.config.confidence, self.config.seed)
 
     def prepare(self, raws: Sequence[RawScores]) -> tuple[Scored, ScoredFrames | None]:
-        """Scores beside labels, of videos and of frames."""
+        """Scores of videos and of frames, joined with their labels."""
         pairs = zip(raws, self.sources, strict=True)
         scored = merge(
             [self._with_video_scores(join(raw, source.labelled, source.split), raw) for raw, source in pairs]
@@ -57,9 +57,9 @@ class Evaluator:
         return scored, frames_of(scored.faces, "most-suspicious", None)
 
     def _with_video_scores(self, scored: Scored, raw: RawScores) -> Scored:
-        """Videos scored from their faces as `predict` does, where only the faces are scored."""
+        """Score videos from their faces as `predict` does, if only the faces have scores."""
         fit = raw.calibration
-        if self.protocol and fit:  # the mean of the frames is not what was calibrated
+        if self.protocol and fit:  # the calibration was not fitted to means of frames
             return replace(scored, videos=replace(scored.videos, threshold=None))
         if self.protocol or scored.faces is None or not np.isnan(raw.probabilities).all():
             return scored
@@ -72,7 +72,7 @@ class Evaluator:
         return replace(scored, videos=replace(scored.videos, probabilities=fit.apply(scored.videos.probabilities)))
 
     def measure(self) -> tuple[Report, Scored, ScoredFrames | None]:
-        """The report, and what it was made from."""
+        """The report, with the scores that it describes."""
         scored, frames = self.prepare([source.raw for source in self.sources])
         threshold = scored.videos.threshold if self.config.threshold is None else self.config.threshold
         splits = {source.split for source in self.sources}
@@ -96,13 +96,13 @@ class Evaluator:
         return report, scored, frames
 
     def measure_auc(self, perturbation: Perturbation | None, raws: Sequence[RawScores]) -> RobustnessRow:
-        """The same videos, scored under a perturbation."""
+        """AUC of the same videos under a perturbation."""
         scored, frames = self.prepare(raws)
         whole = measure_whole(scored.videos, frames, self.bootstrap)
         return RobustnessRow(perturbation, _aucs(whole), len(scored.videos) - whole.videos_scored)
 
     def _aggregate_of(self, raw: RawScores) -> Aggregate:
-        """From faces to video, where it is done here or was in this call."""
+        """How face scores become a video score, if this call does it."""
         return self.config.aggregate or raw.aggregate or DEFAULT_AGGREGATE  # type: ignore[return-value]
 
     def _describe_aggregate(self) -> str:
@@ -113,17 +113,17 @@ class Evaluator:
         return ", ".join(sorted(known))
 
     def _frame_threshold(self, threshold: float | None) -> float | None:
-        """The stored one is of calibrated probabilities where there is a calibration; those of frames never are."""
+        """The stored threshold of a calibrated checkpoint does not apply to frames, which are never calibrated."""
         is_calibrated = any(source.raw.calibration for source in self.sources)
         return threshold if self.config.threshold is not None or not is_calibrated else None
 
     def _names(self) -> list[str]:
-        """The sources' own names, with as much of their paths as it takes to tell them apart."""
+        """The names of the sources, with as much of their paths as makes them unique."""
         names = [source.raw.name for source in self.sources]
         return names if len(set(names)) == len(names) else name_sources([source.raw.path for source in self.sources])
 
     def _single(self, name: str) -> Any:
-        """What all sources agree on."""
+        """The value that all sources share, or None."""
         values = {getattr(source.raw, name) for source in self.sources}
         return values.pop() if len(values) == 1 else None
 
@@ -132,16 +132,16 @@ class Evaluator:
         num_real, num_groups = int((scored.videos.labels == 0).sum()), len(np.unique(scored.videos.clusters))
         if num_groups < FEW_GROUPS and self.config.bootstrap:
             notes.append(
-                f"intervals from {num_groups} groups are too narrow: what other groups would give is hardly known"
+                f"intervals from {num_groups} groups are too narrow: so few groups hardly show how much others would differ"
             )
         if 0 < num_real < 1000:
             notes.append(
-                f"with {num_real} real videos a rate of 0.1 % false positives means none at all: the true positive rate "
-                "there hangs on the one most suspicious real video"
+                f"with {num_real} real videos, 0.1 % false positives means none at all: the true positive rate there depends "
+                "on the single most suspicious real video"
             )
         if any(source.raw.calibration for source in self.sources):
-            what = "frames and the protocol's means of them" if self.protocol else "frames"
-            notes.append(f"the checkpoint's calibration is one of videos: {what} are measured without it")
+            what = "frames, and the protocol's means of frames," if self.protocol else "frames"
+            notes.append(f"the checkpoint's calibration applies to videos only: {what} are measured without it")
         if self.protocol and frames is not None:
             counts = np.bincount(frames.videos, minlength=len(scored.videos))
             few = int(((counts > 0) & (counts < self.protocol.frames)).sum())

@@ -34,10 +34,10 @@ Index = Mapping[tuple[str, str], Sequence[int]]
 
 
 def join(scores: RawScores, labelled: Sequence[LabelledVideo], split: str = "all") -> Scored:
-    """Every labelled video of the split (`all`, or a side) with its score.
+    """Every labelled video of the split (or of `all`) with its score.
 
-    One that the scores do not know gets the status `not_scored`; scored videos without a label are left out, and counted
-    in a warning.
+    Labelled videos without a score get the status `not_scored`; scored videos without a label are left out and counted in
+    a warning.
 
     Raises:
         DatasetError: a name that fits several videos, two scores of one video, or nothing that fits.
@@ -60,10 +60,10 @@ def join(scores: RawScores, labelled: Sequence[LabelledVideo], split: str = "all
 
 
 def merge(parts: Sequence[Scored]) -> Scored:
-    """Several sources as one; videos whose labels name no data set go by the name of the source that scored them.
+    """Several sources as one; videos whose labels name no dataset get the name of the source that scored them.
 
-    Sources may share their labels: a video without a score in one of them is missing only if no other has scored it, and
-    counts once. What is missing is counted in a warning.
+    Sources may share labels: a video is missing only if no source has scored it, and it counts once. A warning gives the
+    number of missing videos.
 
     Raises:
         DatasetError: two sources have scored the same video.
@@ -98,7 +98,7 @@ def _merge(parts: Sequence[Scored]) -> Scored:
 
 
 def name_sources(paths: Sequence[str]) -> list[str]:
-    """The shortest ends of the paths that tell them apart, such as `dfdc/scores`; equal paths have equal names."""
+    """The shortest unique ends of the paths, such as `dfdc/scores`; equal paths have equal names."""
     bare = [_without_table_suffix(path) for path in paths]
     if len(set(bare)) < len(set(paths)):
         bare = list(paths)
@@ -206,7 +206,7 @@ def _refuse_two_scores(scores: RawScores, labelled: Sequence[LabelledVideo], fou
 def _with_copies(
     scores: RawScores, labelled: Sequence[LabelledVideo], row_of: Sequence[int]
 ) -> tuple[RawScores, list[int]]:
-    """With the labelled copies of a scored content that the scores do not name: details keep one file for all of them."""
+    """Add labelled copies of scored content that the scores do not name: details keep one file for all copies."""
     scored = {digest: index for index, digest in enumerate(scores.digests) if digest}
     known = set(row_of)
     added = [row for row, video in enumerate(labelled) if row not in known and video.sha256 in scored]
@@ -225,7 +225,7 @@ def _with_copies(
 
 
 def _name_of_score(scores: RawScores, index: int) -> str:
-    """What a message calls it."""
+    """The name of a score in messages."""
     return scores.keys[index] or scores.videos[index]
 
 
@@ -238,7 +238,7 @@ def _make_videos(
 ) -> ScoredVideos:
     rows = [row for row, is_wanted in zip(labelled, wanted, strict=True) if is_wanted]
     scope = labelled[0].file or scores.path or scores.name
-    # of all labels: an original of another side still says who is in a fake
+    # of all labels: an original in another split still says who is in a fake
     cluster_names = np.array(name_clusters(labelled, scope), dtype=object)[wanted]
     probabilities = np.full(len(rows), np.nan)
     statuses = np.full(len(rows), NOT_SCORED, dtype=object)
@@ -284,7 +284,7 @@ def _make_faces(scores: RawScores, video_of: Integers) -> ScoredFaces | None:
     with_faces = dict.fromkeys(faces.sources.tolist())
     source_of = {scores.digests[index]: index for index in with_faces if scores.digests[index]}
     for index, digest in enumerate(scores.digests):
-        if digest in source_of and index not in with_faces:  # a copy: its faces are read, or were scored, but once
+        if digest in source_of and index not in with_faces:  # a copy: its faces are listed only once
             rows.append(np.flatnonzero(faces.sources == source_of[digest]))
             videos.append(np.full(len(rows[-1]), video_of[index]))
     row, video = np.concatenate(rows), np.concatenate(videos)
@@ -299,29 +299,29 @@ def _make_faces(scores: RawScores, video_of: Integers) -> ScoredFaces | None:
 
 
 def _refuse_shared(parts: Sequence[Scored], sources: Sequence[str]) -> None:
-    """Refuse a row of shared labels, or a content, that two parts have scored."""
+    """Refuse a row of shared labels, or equal content, that two parts have scored."""
     source_of: dict[str, str] = {}
     for part, source in zip(parts, sources, strict=True):
-        told = part.videos.select(part.videos.statuses != NOT_SCORED)
-        for key, names in zip(told.keys, zip(told.ids, told.digests, strict=True), strict=True):
+        known = part.videos.select(part.videos.statuses != NOT_SCORED)
+        for key, names in zip(known.keys, zip(known.ids, known.digests, strict=True), strict=True):
             other = next((source_of[name] for name in names if name in source_of), None)
             if other is not None:
                 raise DatasetError(
                     f"the video {key} is in more than one of the sources, {other} and {source}; measure them one by one"
                 )
-        source_of |= {name: source for name in (*told.ids, *told.digests) if name}
+        source_of |= {name: source for name in (*known.ids, *known.digests) if name}
 
 
 def _drop_scored_elsewhere(parts: Sequence[Scored]) -> list[Scored]:
-    """Without what another part has scored, or an earlier one is missing too."""
-    told = {name for part in parts for name in part.videos.ids[part.videos.statuses != NOT_SCORED]}
+    """Without missing videos that another part has scored, or that an earlier part lists as missing too."""
+    known = {name for part in parts for name in part.videos.ids[part.videos.statuses != NOT_SCORED]}
     kept = []
     for part in parts:
         is_missing = part.videos.statuses == NOT_SCORED
         wanted = np.array(
-            [not missing or name not in told for name, missing in zip(part.videos.ids, is_missing, strict=True)]
+            [not missing or name not in known for name, missing in zip(part.videos.ids, is_missing, strict=True)]
         )
-        told.update(part.videos.ids[wanted])
+        known.update(part.videos.ids[wanted])
         kept.append(_select(part, wanted))
     return kept
 
@@ -335,7 +335,7 @@ def _select(part: Scored, wanted: npt.NDArray[np.bool_]) -> Scored:
 
 
 def _with_dataset(part: Scored, source: str) -> Scored:
-    """Data sets and keys that do not meet those of another source."""
+    """Datasets and keys that differ from those of every other source."""
     videos = part.videos
     known = zip(videos.datasets, videos.statuses, strict=True)
     datasets = np.array([name or ("" if status == NOT_SCORED else source) for name, status in known], dtype=object)

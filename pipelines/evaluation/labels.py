@@ -42,10 +42,10 @@ def describe_row(row: VideoRow) -> LabelledVideo:
 
 
 def labels_from_folders(scores: RawScores) -> list[LabelledVideo]:
-    """What folders named real, fake, train, val and test say of the scored videos; none at all is an error.
+    """Labels and splits of the scored videos from folders named real, fake, train, val and test.
 
     Raises:
-        DatasetError: no folder says anything.
+        DatasetError: no folder is named so.
     """
     found: dict[LabelledVideo, None] = {}
     for video, key, digest in zip(scores.videos, scores.keys, scores.digests, strict=True):
@@ -67,10 +67,10 @@ def without_suffix(name: str) -> str:
 
 
 def choose_split(labelled: Sequence[LabelledVideo], split: str | None, default: str) -> str:
-    """The side that is asked for, else the default one; `all` where no label names a side.
+    """The requested split, else the default one; `all` if no label names a split.
 
     Raises:
-        DatasetError: the labels name sides, but not the default one.
+        DatasetError: the labels name splits, but not the default one.
     """
     named = {row.about.split for row in labelled if row.about.label}
     known = [side for side in SPLITS if side in named]
@@ -85,11 +85,11 @@ def choose_split(labelled: Sequence[LabelledVideo], split: str | None, default: 
 
 
 def name_clusters(labelled: Sequence[LabelledVideo], scope: str) -> list[str]:
-    """The cluster of each video; equal names are one cluster in all sources.
+    """The cluster of each video; equal names are the same cluster in all sources.
 
-    A fake, its original and their copies are a family, and never torn: it goes by the first `group` that one of it names,
-    else by the first person (a swap's is its target), else by itself. Such names hold in their data set; where the labels
-    tell of none, in the scope: what the labels, or the source, go by.
+    A fake, its original and their copies are one family. It is named by the first `group` of its members,
+    else by the first person (of a swap: the target), else by itself. Such names are unique in their dataset or, if the labels
+    name none, in the scope: the labels file, or the source.
     """
     videos = [VideoRow(row.sha256[:16], row.sha256, row.key, row.name, **vars(row.about)) for row in labelled]
     families = group_videos(videos)
@@ -113,7 +113,7 @@ def number_clusters(names: Texts) -> Integers:
 
 
 def _labels_by_video(path: Path) -> dict[str, VideoLabel]:
-    """What a CSV says of each video."""
+    """The labels of a CSV, by video."""
     about_of: dict[str, VideoLabel] = {}
     for video, about in read_label_rows(path):
         if not video and about.label:

@@ -1,4 +1,4 @@
-"""Every metric with its interval: of all videos, and of each data set, compression and method."""
+"""Every metric with its interval: for all videos, and for each dataset, compression and method."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipelines.evaluation.protocols import ScoredFrames
 from pipelines.evaluation.scores import ScoredVideos
 
 UNKNOWN_PROBABILITY = 0.5
-"""Of a video without a score, in the convention that counts it."""
+"""Stands in for a missing score in `video_all`."""
 LEVELS: Mapping[str, str] = {
     "video": "videos that have a score",
     "video_all": "all videos, those without a score as 0.5",
@@ -25,7 +25,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are drawn."""
+    """Settings of the bootstrap."""
 
     rounds: int = 1000
     confidence: float = 0.95
@@ -38,10 +38,10 @@ class Section:
     """A set of videos and what was measured on it."""
 
     dataset: str | None
-    """None where it is not one data set; so too for the next two."""
+    """None if there are several; likewise the next two."""
     compression: str | None
     method: str | None
-    """The fakes are of this method; the real videos are those of the data set and compression."""
+    """The fakes are of this method; the real videos are those of the same dataset and compression."""
     videos_real: int
     videos_fake: int
     videos_scored: int
@@ -52,7 +52,7 @@ class Section:
 
     @property
     def title(self) -> str:
-        """`all`, or what it is a part of."""
+        """Such as `ffpp c23 FaceSwap`, or `all`."""
         return " ".join(name for name in (self.dataset, self.compression, self.method) if name) or "all"
 
     @property
@@ -69,10 +69,10 @@ def measure_sections(
     *,
     frame_threshold: float | None,
 ) -> list[Section]:
-    """All videos first, then every part that differs from what was measured before.
+    """All videos first, then every part that differs from all parts before it.
 
     Args:
-        frame_threshold: None where the probabilities of frames are not of the kind that `threshold` was chosen for.
+        frame_threshold: None if `threshold` is one of calibrated probabilities, which those of frames are not.
     """
     sections = []
     seen: set[bytes] = set()
@@ -92,7 +92,7 @@ def measure_whole(videos: ScoredVideos, frames: ScoredFrames | None, bootstrap: 
 
 
 def _parts(videos: ScoredVideos) -> Iterator[tuple[tuple[str | None, str | None, str | None], Mask]]:
-    """Which videos each section has. A method's fakes stand beside the real videos of its data set and compression."""
+    """The videos of each section. A method's fakes come with the real videos of the same dataset and compression."""
     yield (None, None, None), np.ones(len(videos), dtype=bool)
     real = videos.labels == 0
     for dataset in _names(videos.datasets) or [None]:
@@ -117,7 +117,7 @@ def _measure(
     thresholds: tuple[float | None, float | None],
     bootstrap: Bootstrap,
 ) -> Section:
-    """Thresholds: of videos, of frames."""
+    """`thresholds`: for videos and for frames."""
     part = videos.select(mask)
     has_score = ~np.isnan(part.probabilities)
     scored = part.select(has_score)

@@ -1,7 +1,7 @@
-"""What a picture or a video meets on its way to the viewer, in steps of known strength: files, smaller sizes, noise, light.
+"""Image and video degradations of known strength: compression, smaller sizes, blur, noise, brightness.
 
 H.264 is measured at CRF 23 and 40 because FaceForensics++ is (its `c23` and `c40`), and at 30 in between. The other steps
-begin where a viewer hardly sees a difference and end where the face is plainly worse.
+range from hardly visible to clearly worse.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ PERTURBATIONS: tuple[Perturbation, ...] = tuple(
 
 
 def choose_perturbations(kinds: Sequence[str]) -> list[Perturbation]:
-    """Those of the kinds; all if none is named.
+    """The perturbations of these kinds; all of them if `kinds` is empty.
 
     Raises:
-        ConfigError: there is no such kind.
+        ConfigError: an unknown kind.
     """
     known = list(dict.fromkeys(perturbation.kind for perturbation in PERTURBATIONS))
     unknown = [kind for kind in kinds if kind not in known]
@@ -194,7 +194,7 @@ def _h264(image: Image, crf: float, _: np.random.Generator) -> Image:
     encoder.height, encoder.width = even.shape[:2]
     encoder.pix_fmt, encoder.colorspace = "yuv420p", COLORSPACE
     encoder.framerate, encoder.time_base = NOMINAL_RATE_HZ, 1 / NOMINAL_RATE_HZ
-    # with more threads, each would want pictures of its own
+    # each further thread would wait for more pictures
     encoder.options = {**_h264_options(crf), **REPEATABLE, "threads": "1"}
     picture = _to_yuv(even, "yuv420p", encoder.width, encoder.height)
     picture.pts, picture.time_base = 0, encoder.time_base

@@ -26,7 +26,7 @@ from pipelines.system.atomic_files import replace_atomically
 
 CURVES_MAX = 6
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Of Okabe and Ito (2008): told apart also by people who are colour-blind. Yellow is left out: too faint on white."""
+"""Of Okabe and Ito (2008): distinguishable for colour-blind people. Yellow is left out: too faint on white."""
 REAL_COLOR, FAKE_COLOR = COLORS[:2]
 GREY = "#707070"
 FAINT = "#D0D0D0"
@@ -42,7 +42,7 @@ LOG_POINTS = 400
 LONGEST_NAME = 32
 CHANCE = 0.5
 FEW_IN_BIN = 10
-"""The share of fakes among fewer is mostly chance: a faint point beside the line."""
+"""The share of fakes among fewer is mostly chance: a faint point off the line."""
 FAINT_ALPHA = 0.4
 BAND_ALPHA = 0.2
 MIN_AUC_SPAN = 0.1
@@ -68,7 +68,7 @@ FALLING_KINDS = frozenset(("jpeg", "downscale"))
 
 @dataclass(frozen=True)
 class Series:
-    """The scores of one detector, data set or calibration."""
+    """The scores of one detector, dataset or calibration."""
 
     name: str
     labels: npt.NDArray[Any]
@@ -99,19 +99,19 @@ class RobustnessCurve:
     strengths: Floats
     aucs: Floats
     lows: Floats
-    """Of the interval; NaN where there is none, so too for the next."""
+    """Lower ends of the intervals; NaN without one, as are `highs`."""
     highs: Floats
     clean: float
     """AUC with nothing changed."""
     name: str = ""
-    """Tells several detectors apart; curves of one name belong together."""
+    """Name of the detector; curves of one name share a colour."""
 
 
 def draw_report(folder: Path, report: Report, scored: Scored, frames: ScoredFrames | None) -> list[Path]:
     """Write roc.png, scores.png, calibration.png and, with perturbations, robustness.png; of the level that is quoted.
 
     Raises:
-        StorageError: a picture could not be written.
+        StorageError: a plot could not be written.
     """
     level: Level = report.protocol.level if report.protocol else "video"
     series = make_series(report, scored, frames, level)
@@ -126,7 +126,7 @@ def draw_report(folder: Path, report: Report, scored: Scored, frames: ScoredFram
 
 
 def make_series(report: Report, scored: Scored, frames: ScoredFrames | None, level: Level) -> list[Series]:
-    """All first, then the data sets, or of one data set its methods, while they are few enough to be told apart."""
+    """All videos first, then the datasets, or the methods of a single dataset, unless there are too many."""
     videos = scored.videos
     if level == "frame" and frames is not None:
         owners, probabilities = frames.videos, frames.probabilities
@@ -168,7 +168,7 @@ def draw_roc(path: Path, series: Sequence[Series]) -> None:
     """Share of fakes found against share of real videos called fake, the latter on a logarithmic axis.
 
     Raises:
-        StorageError: the picture could not be written; so too for the others.
+        StorageError: the plot could not be written; likewise the other plots.
     """
     _save(roc_figure(series), path)
 
@@ -367,7 +367,7 @@ def _shown(name: str) -> str:
 
 
 def _make_figure(height_inches: float, legend_rows: int = 0) -> Figure:
-    """A legend stands above the axes, where it hides nothing, and gets room of its own."""
+    """The legend has its own space above the axes, where it hides nothing."""
     size_inches = (WIDTH_INCHES, height_inches + legend_rows * LEGEND_ROW_INCHES)
     return Figure(figsize=size_inches, dpi=DPI, layout="constrained")
 

@@ -1,4 +1,4 @@
-"""From scored faces to scores of frames and videos, as published evaluations do it."""
+"""From scores of faces to scores of frames and videos, by published protocols."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Level = Literal["frame", "video"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a table of the literature was made."""
+    """How published results were computed."""
 
     name: str
     level: Level
-    """Of the figure that is quoted."""
+    """Level of the quoted figure."""
     frames: int
     """Per video, spread evenly."""
     face: Literal["largest", "most-suspicious"]
-    """Which face stands for a frame with several."""
+    """Which face gives the score of a frame with several faces."""
     counts_missing: bool
-    """Whether a video without a face counts, as 0.5; else it is left out."""
+    """Whether a video without a face counts as 0.5; otherwise it is left out."""
     source: str
 
     @property
@@ -38,7 +38,7 @@ class Protocol:
     def __str__(self) -> str:
         missing = "count as 0.5" if self.counts_missing else "are left out"
         return (
-            f"{self.name}: {self.level} level, {self.frames} frames a video, the {self.face} face of a frame, "
+            f"{self.name}: {self.level} level, {self.frames} frames per video, the {self.face} face of a frame, "
             f"video score the mean of its frames; videos without a face {missing} ({self.source})"
         )
 

@@ -22,7 +22,7 @@ from pipelines.system.atomic_files import replace_atomically, storage_error
 REPORT_SUFFIXES = (".json", ".md")
 COLUMN_TITLES = {"video": "video", "video_all": "video, 0.5 for those without a score", "frame": "frame"}
 _MARKED = re.compile(r"[\\|]")
-"""Ends a cell of a Markdown table, or keeps another from ending it."""
+"""Characters that must be escaped in a cell of a Markdown table."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class RobustnessRow:
     """One perturbation at one strength."""
 
     perturbation: Perturbation | None
-    """None: nothing was changed."""
+    """None: unperturbed."""
     levels: Mapping[str, Estimate]
     """AUC by level: `video`, `frame`."""
     unscored: int
@@ -66,7 +66,7 @@ class RobustnessRow:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured, on what, and how."""
+    """The figures of an evaluation, and how they were measured."""
 
     sources: Sequence[str]
     sections: Sequence[Section]
@@ -74,11 +74,11 @@ class Report:
     statuses: Mapping[str, int]
     """Videos by status."""
     split: str
-    """`all`, or a side."""
+    """`all`, or the split."""
     threshold: float | None
-    """The stored one."""
+    """The scores' own, or the one given."""
     aggregate: str
-    """How videos got their scores."""
+    """How face scores became video scores."""
     rounds: int
     confidence: float
     seed: int
@@ -116,7 +116,7 @@ class Report:
         return facts | _section_json(self.whole) | {"parts": parts, "robustness": robustness}
 
     def tables(self) -> list[Table]:
-        """The same figures for people."""
+        """The same figures as tables of text."""
         found = [self._facts_table(), self._whole_table()]
         if len(self.sections) > 1:
             found.append(self._parts_table())
@@ -155,7 +155,7 @@ class Report:
             rows.append(
                 [
                     "intervals",
-                    f"{100 * self.confidence:g} %, {self.rounds} bootstrap rounds over the groups, seed {self.seed}",
+                    f"{100 * self.confidence:g} %, cluster bootstrap, {self.rounds} rounds over the groups, seed {self.seed}",
                 ]
             )
         return Table("What was measured", ["", ""], rows)
@@ -184,7 +184,7 @@ class Report:
                 [section.title, str(section.videos_real), str(section.videos_fake), f"{section.coverage:.1%}",
                  show(video["auc"]), *frame, show(video["eer"]), show(video["balanced_accuracy"])]
             )  # fmt: skip
-        return Table("By data set, compression and method", header, rows)
+        return Table("By dataset, compression and method", header, rows)
 
     def _robustness_table(self) -> Table:
         levels = list(self.robustness[0].levels)
@@ -199,10 +199,10 @@ class Report:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """As the suffix says: .json or .md.
+    """Write a report as .json or .md, by the suffix.
 
     Raises:
-        StorageError: it can not be written.
+        StorageError: it cannot be written.
     """
     content = report.to_markdown() if path.suffix == ".md" else json.dumps(_plain(report.to_json()), indent=1) + "\n"
     with replace_atomically(path) as beside:
@@ -210,11 +210,11 @@ def write_report(report: Report, path: Path) -> None:
 
 
 def check_report_path(path: Path) -> None:
-    """Refuse an output that can not be written before any work is done.
+    """Refuse, before any work is done, an output that cannot be written.
 
     Raises:
-        ConfigError: of unknown format, or a folder.
-        StorageError: its folder can not be made or written to.
+        ConfigError: an unknown format, or a folder.
+        StorageError: its folder cannot be created or written to.
     """
     if path.suffix not in REPORT_SUFFIXES or path.is_dir():
         raise ConfigError(f"{path} must be a file that ends in .json or .md")
@@ -222,11 +222,11 @@ def check_report_path(path: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Make the folder of an output.
+    """Create the folder of an output.
 
     Raises:
         ConfigError: it is a file.
-        StorageError: it can not be made or written to.
+        StorageError: it cannot be created or written to.
     """
     if folder.is_file():
         raise ConfigError(f"{folder} is a file; name a folder")
@@ -239,7 +239,7 @@ def check_folder(folder: Path) -> None:
 
 
 def show(estimate: Estimate) -> str:
-    """`0.929 (0.917 to 0.940)`; a dash where a figure is not defined."""
+    """`0.929 (0.917 to 0.940)`; a dash if undefined."""
     if math.isnan(estimate.value):
         return "-"
     if math.isnan(estimate.low):
@@ -248,7 +248,7 @@ def show(estimate: Estimate) -> str:
 
 
 def _one_line(text: str) -> str:
-    """What a name may hold must not end a row."""
+    """A name with line breaks on one line."""
     return " ".join(text.split())
 
 
@@ -296,7 +296,7 @@ def _flatten(levels: Mapping[str, Mapping[str, Estimate]]) -> dict[str, float]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN: what is not defined is null."""
+    """NaN as None: JSON has only null."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The faces of a workspace scored as they are and under perturbations: each crop is read once, changed in memory, classified."""
+"""Scores of a workspace's faces with and without perturbations: each crop is read once, perturbed in memory and classified."""
 
 from __future__ import annotations
 
@@ -76,16 +76,16 @@ def score_perturbed(
 ) -> dict[str, PerturbedFaces]:
     """By condition, `clean` first, the probabilities of all faces of a workspace's `detect-faces` stage.
 
-    What is changed is the stored, aligned crop: a small face is enlarged there and a large one reduced, so pixels of the
-    crop are not pixels of the video. Nothing but probabilities is kept. Randomness is of (seed, video, frame, face,
-    condition): neither batches nor threads nor the other faces and conditions change a value beyond rounding.
+    The stored, aligned crop is perturbed. Small faces are enlarged there and large ones reduced, so pixels of the crop are
+    not pixels of the video. Only probabilities are kept. Noise depends on (seed, video, frame, face, condition) alone:
+    batches, threads and other faces or conditions change a value by no more than rounding.
 
     Args:
-        splits: take only the faces of videos on these sides.
+        splits: only the faces of videos in these splits.
 
     Raises:
         ManifestError: no finished stage, or faces of another geometry than the checkpoint's.
-        CheckpointError: the checkpoint can not be loaded.
+        CheckpointError: the checkpoint cannot be loaded.
         InputError: a crop is missing or damaged.
     """
     folder, provenance = open_upstream(workspace, "detect-faces")
@@ -106,7 +106,7 @@ def score_perturbed(
 
 
 def _with_faces(raw: RawScores, faces: PerturbedFaces) -> RawScores:
-    """The source's videos with other scores of their faces, not aggregated yet."""
+    """The source's videos with new scores of their faces, not aggregated yet."""
     position: dict[str, int] = {}
     for index, digest in enumerate(raw.digests):
         position.setdefault(digest[:16], index)
@@ -128,7 +128,7 @@ def _read_rows(folder: StageFolder, splits: Sequence[str]) -> list[FaceRow]:
 
 @dataclass(frozen=True)
 class _Crops:
-    """Makes network inputs of stored crops."""
+    """Makes network inputs from stored crops."""
 
     folder: Path
     contract: Preprocessing
@@ -136,7 +136,7 @@ class _Crops:
     seed: int
 
     def make_all(self, rows: Sequence[FaceRow], num_workers: int) -> Iterator[Image]:
-        """Every face under every condition, faces first: as many faces at once as there are threads."""
+        """Every face under every condition, face by face; one thread per face."""
         num_workers = num_workers or min(MAX_WORKERS, os.cpu_count() or 1)
         with ThreadPoolExecutor(num_workers) as pool:
             for together in in_batches(rows, num_workers):

@@ -19,7 +19,7 @@ Texts = npt.NDArray[np.object_]
 NOT_SCORED = "not_scored"
 COLUMNS = ("keys", "ids", "digests", "labels", "probabilities", "statuses", "cluster_names", "clusters", "datasets",
            "methods", "compressions")  # fmt: skip
-"""Of `ScoredVideos`, each with a value a video."""
+"""The columns of `ScoredVideos`, with one value per video."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class RawScores:
     """Scores without labels: V videos and, where known, their faces."""
 
     name: str
-    """What they were read from."""
+    """Name of what they were read from."""
     videos: Sequence[str]
     """The `video` column: a path, or the source's name for imported faces."""
     keys: Sequence[str]
-    """`video_key`; empty text where the file does not know it."""
+    """`video_key`; empty if the file has none."""
     digests: Sequence[str]
     statuses: Sequence[str]
     probabilities: Floats
@@ -54,13 +54,13 @@ class RawScores:
     model_sha256: str | None = None
     settings_sha256: str | None = None
     aggregate: str | None = None
-    """How the videos' probabilities came from their faces, where that is known."""
+    """How face scores became video scores, if known."""
     calibration: Calibration | None = None
-    """What `predict` makes of the aggregated faces; the faces themselves are as the network scores them."""
+    """What `predict` applies to the aggregated probability; those of faces are not calibrated."""
     path: str = ""
-    """Where it lies, absolute: tells sources of one name apart. Empty text where nobody has said."""
+    """Absolute path, which distinguishes sources of one name; empty if unknown."""
     note: str | None = None
-    """What people must know if the labels come from the scores' own folders."""
+    """For the report, if the labels come from the folders of the scored videos."""
 
 
 @dataclass(frozen=True)
@@ -73,21 +73,21 @@ class LabelledVideo:
     about: VideoLabel = field(default_factory=lambda: VideoLabel(None))
     sha256: str = ""
     file: str = ""
-    """The labels file that it stands in, which sources may share; empty text for what a source says itself."""
+    """The labels file, which sources may share; empty for labels of the source itself."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Scores and the labels that may fit them."""
+    """Scores and the labels to join them with."""
 
     raw: RawScores
     labelled: Sequence[LabelledVideo]
     split: str
-    """Which of the labelled videos are meant; `all`, or a side."""
+    """Which labelled videos to measure: `all`, or a split."""
     workspace: Path | None = None
-    """Where its faces lie, if they can be scored again."""
+    """The workspace of its faces, if they can be scored again."""
     scored_splits: Sequence[str] = ()
-    """Of the workspace's videos only these were scored; none: all."""
+    """Splits of the workspace that were scored; empty: all."""
 
 
 @dataclass(frozen=True)
@@ -97,25 +97,25 @@ class ScoredVideos:
     keys: Texts
     """`video_key`."""
     ids: Texts
-    """Equal in two sources only for one video: a row of the labels file, else data set or source, key and content."""
+    """Equal in two sources only for the same video: a row of the labels file, else dataset or source, key and content."""
     digests: Texts
-    """Of the content, as the scores know it, else the labels; empty text where neither does."""
+    """SHA-256 of the content, from the scores or else the labels; empty if unknown."""
     labels: Integers
     """0 real, 1 fake."""
     probabilities: Floats
     """NaN where the video has no score."""
     statuses: Texts
-    """`ok`, another status of the score's row, or `not_scored` where the scores do not know the video."""
+    """`ok`, another status of the score's row, or `not_scored` if the scores do not contain the video."""
     cluster_names: Texts
-    """Videos of one name are not independent (same group, person or original); so too in different sources."""
+    """Videos with one name are not independent (same group, person or original), also across sources."""
     clusters: Integers
-    """The same as numbers: a bootstrap draws the videos of one number together."""
+    """The same as numbers: the bootstrap draws the videos of one number together."""
     datasets: Texts
-    """Empty text where nobody has said; so too for the next two."""
+    """Empty text if unknown; likewise the next two."""
     methods: Texts
     compressions: Texts
     threshold: float | None
-    """The one that the scores were made with; None if they do not say, or not agree."""
+    """The threshold that the scores were made with; None if unknown or not the same for all."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -144,12 +144,12 @@ class ScoredFaces:
 
 @dataclass(frozen=True)
 class Scored:
-    """What is measured."""
+    """Scores of videos and faces, joined with labels."""
 
     videos: ScoredVideos
     faces: ScoredFaces | None
-    """None where only scores of videos are known: then nothing can be said of frames."""
+    """None if there are only scores of videos; then frames cannot be measured."""
     sources: Sequence[str] = ()
-    """What it was read from, for the report."""
+    """Names of what it was read from, for the report."""
     path: str = ""
-    """Where the one source lies; empty text for several."""
+    """Path of the source; empty for several."""

@@ -1,4 +1,4 @@
-"""`calibrate`: a copy of a checkpoint whose probabilities mean what they say, with thresholds for real and fake."""
+"""`calibrate`: a copy of a checkpoint with calibrated probabilities and thresholds for real and fake."""
 
 from __future__ import annotations
 
@@ -40,15 +40,14 @@ class CalibrateSummary:
     path: Path
     calibration: Calibration
     ece_held_out: float
-    """Expected calibration error of videos that were left out of the fit: of five folds of groups each in turn. NaN where the
-    groups are too few."""
+    """Expected calibration error of held-out videos, in five folds of groups. NaN with too few groups."""
     shares: dict[str, dict[str, float]]
-    """By label, then by verdict: the share of the videos of the fit."""
+    """Shares of the verdicts on the fitted videos, by label."""
     groups: int
-    """Of videos that are not independent; few of them tell less than many videos promise."""
+    """Groups of videos that are not independent: a few large groups carry less information than their videos suggest."""
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Lines of text to print."""
         fit = self.calibration
         kind = f"temperature {fit.temperature:.3f}" if fit.temperature else f"isotonic, {len(fit.knots_x)} knots"
         lines = [
@@ -59,15 +58,15 @@ class CalibrateSummary:
         ]
         for label, shares in self.shares.items():
             lines.append(
-                f"{label} videos of the fit: "
+                f"{label} videos in the fit: "
                 + ", ".join(f"{share:.1%} {verdict}" for verdict, share in shares.items())
             )
         return lines
 
     def _held_out(self) -> str:
         if math.isnan(self.ece_held_out):
-            return "too few groups to leave some out of the fit"
-        return f"{self.ece_held_out:.3f} on videos that were left out of the fit"
+            return "too few groups for a held-out estimate"
+        return f"{self.ece_held_out:.3f} on held-out videos"
 
 
 def calibrate(
@@ -76,20 +75,20 @@ def calibrate(
     config: CalibrateConfig | None = None,
     options: RunOptions | None = None,
     *,
-    labels: Path | None = None,
+    labels: Path | str | None = None,
     on_progress: ProgressCallback = ignore_progress,
 ) -> CalibrateSummary:
-    """Fit the probabilities of videos, and two thresholds, on labelled videos that were not trained on.
+    """Fit the probabilities of videos, and two thresholds, on labelled videos that were not used for training.
 
-    A calibration that the checkpoint has is left out of the fit, and replaced.
+    An earlier calibration of the checkpoint is ignored and replaced.
 
     Args:
-        source: scores or details that the checkpoint has made, a workspace, or a Parquet of crops.
+        source: scores or details made by the checkpoint, a workspace, or a Parquet of face crops.
         output: the calibrated copy.
         labels: as for `evaluate`.
 
     Raises:
-        CheckpointError: the checkpoint has not made the scores, or has calibrated them already.
+        CheckpointError: the scores were made by another checkpoint, or are calibrated already.
         ConfigError: the output exists and `overwrite` is off, or is the checkpoint itself.
         DatasetError: too few videos for the targets, or labels that do not fit.
     """
@@ -103,17 +102,17 @@ def calibrate(
         raise ConfigError(f"{output} must end in .safetensors")
     checkpoint = resolve_weights(config.checkpoint, kind="checkpoint")
     if output.exists() and output.samefile(checkpoint.path):
-        raise ConfigError(f"{output} is the checkpoint that is to be calibrated; choose another name")
+        raise ConfigError(f"{output} is the checkpoint to calibrate; choose another name")
     header = read_header(checkpoint.path)
     predict = PredictConfig(checkpoint=config.checkpoint, aggregate=config.aggregate)
-    loader = Loader(predict, options, labels, config.split, "val", on_progress)
+    loader = Loader(predict, options, Path(labels) if labels else None, config.split, "val", on_progress)
     with ExitStack() as stack:
         opened = loader.open(Path(source), stack)
     _refuse_scores_of_others(opened, checkpoint)
     if header.calibration is not None and opened.raw.faces is None:
         raise CheckpointError(
-            f"{opened.raw.name} holds probabilities that {checkpoint.name} has calibrated already; pass the videos' details or "
-            "their workspace, which hold the network's own"
+            f"{opened.raw.name} holds probabilities that {checkpoint.name} has already calibrated; pass the details or the "
+            "workspace, which hold the uncalibrated ones"
         )
     aggregate = _choose_aggregate(opened.raw, config, header)
     videos = _videos_with_scores(opened, aggregate)
@@ -140,16 +139,16 @@ def _refuse_scores_of_others(source: Source, checkpoint: WeightsFile) -> None:
             f"the weights {raw.model_sha256[:12]}, not {checkpoint.sha256[:12]}" if raw.model_sha256 else "no weights"
         )
         raise CheckpointError(
-            f"{raw.name} was not made by {checkpoint.name}: it names {named}; name the checkpoint that made it, "
-            "or pass a workspace"
+            f"{raw.name} was not made by {checkpoint.name}: it names {named}; pass the checkpoint that made it with "
+            "--checkpoint, or pass a workspace"
         )
 
 
 def _choose_aggregate(raw: RawScores, config: CalibrateConfig, header: CheckpointHeader) -> Aggregate:
-    """How the faces of a video became its score; scores of videos tell by their digest, if no other setting was changed.
+    """How face scores became video scores; scores of videos show it by the digest of their settings, if those are defaults.
 
     Raises:
-        ConfigError: scores that were made in another way, or do not tell.
+        ConfigError: the scores were made in another way, or in an unknown one.
     """
     if raw.faces is not None:
         return config.aggregate or header.preprocessing.aggregate  # type: ignore[return-value]
@@ -157,8 +156,8 @@ def _choose_aggregate(raw: RawScores, config: CalibrateConfig, header: Checkpoin
     made = next((name for name, each in settings.items() if resolve_settings(each).sha256 == raw.settings_sha256), None)
     if made is None and config.aggregate is None:
         raise ConfigError(
-            f"{raw.name} does not tell how faces became videos, as it was made from a workspace or with settings of its "
-            "own; say so with --aggregate, or pass the workspace or the details"
+            f"{raw.name} does not say how face scores became video scores, as it was made from a workspace or with other "
+            "settings; pass --aggregate, the workspace or the details"
         )
     if made and config.aggregate not in (None, made):
         raise ConfigError(f"{raw.name} was made with --aggregate {made}, not {config.aggregate}; leave the option out")
@@ -175,7 +174,7 @@ def _videos_with_scores(source: Source, aggregate: Aggregate) -> ScoredVideos:
 
 
 def _held_out_error(fit: Calibration, videos: ScoredVideos, seed: int) -> float:
-    """Of every video under a map that was fitted without its group."""
+    """Calibration error of all videos, each under a fit without its group."""
     fold_of = np.random.default_rng(seed).integers(0, FOLDS, videos.clusters.max() + 1)[videos.clusters]
     calibrated = np.full(len(videos), np.nan)
     for fold in range(FOLDS):

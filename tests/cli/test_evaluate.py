@@ -175,11 +175,11 @@ def test_control_characters_of_names_do_not_reach_the_terminal(deepfake: Deepfak
         (["calibrate", "SCORES", "-o", "o.safetensors", "--labels", "LABELS"], "was not made by"),
         (
             ["calibrate", "MADE", "-o", "o.safetensors", "--labels", "LABELS"],
-            "made.csv does not tell how faces became videos",
+            "made.csv does not say how face scores became video scores",
         ),
         (
             ["calibrate", "MADE", "-o", "o.safetensors", "--labels", "LABELS", "--aggregate", "mean"],
-            "real videos are too few to show a target_fpr",
+            "real videos are too few for a target_fpr",
         ),
     ],
 )

@@ -158,7 +158,7 @@ def test_the_report_says_what_the_protocol_is_and_quotes_its_figure(tmp_path: Pa
     assert (found["protocol"]["name"], found["protocol"]["level"]) == (protocol, level)
     assert (found["video.auc"], found["frame.auc"]) == (1 / 2, pytest.approx(1 / 3))
     text = " ".join(report.to_text().split())
-    assert f"protocol {protocol}: {level} level, {found['protocol']['frames']} frames a video" in text
+    assert f"protocol {protocol}: {level} level, {found['protocol']['frames']} frames per video" in text
     assert f"quoted figure {level}-level AUC {found[f'{level}.auc']:.3f}" in text
     few = f"3 videos have fewer than the protocol's {found['protocol']['frames']} frames with a face"
     assert few in found["notes"] and f"note: {few}" in text

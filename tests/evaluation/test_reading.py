@@ -117,7 +117,9 @@ def test_details_of_several_checkpoints_are_refused_and_two_are_named(tmp_path: 
     faces = _faces()
     write_details_folder(tmp_path / "d", faces[:6])
     write_details_folder(tmp_path / "d", faces[6:], model_sha256="c" * 64)
-    with pytest.raises(ConfigError, match="/d holds details of several checkpoints: .* a folder of its own") as caught:
+    with pytest.raises(
+        ConfigError, match="/d holds details of several checkpoints: .* use a separate folder"
+    ) as caught:
         figures(tmp_path / "d", labels)
     assert all(f"by tiny.safetensors ({letter * 12})" in str(caught.value) for letter in "ac")
 
@@ -194,7 +196,7 @@ HEADER = "video,status,fake_probability\n"
         ("a.csv", HEADER + "a.mp4,ok,1.5\n", "a.csv holds probabilities outside 0..1, such as 1.5"),
         ("a.csv", HEADER + "a.mp4,ok,-0.5\n", "outside 0..1, such as -0.5"),
         ("a.csv", HEADER + "a.mp4,ok,inf\n", "outside 0..1, such as inf"),
-        ("a.csv", HEADER + 'a.mp4,ok,"0,9"\n', "a.csv holds the probability '0,9', which is no number"),
+        ("a.csv", HEADER + 'a.mp4,ok,"0,9"\n', "a.csv holds the probability '0,9', which is not a number"),
         (
             "a.csv",
             "video,status,fake_probability,threshold\na.mp4,ok,0.5,1.5\n",

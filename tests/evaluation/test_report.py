@@ -94,7 +94,7 @@ def test_markdown_holds_the_figures_of_json(report: Report) -> None:
 
 def test_markdown_holds_the_parts_of_json(report: Report) -> None:
     found, tables = report.to_json(), _parse(report.to_markdown())
-    _, *rows = tables["By data set, compression and method"]
+    _, *rows = tables["By dataset, compression and method"]
     expected = [found, *found["parts"]]
     assert [row[0] for row in rows] == ["all", "set0", "set1"]
     for row, part in zip(rows, expected, strict=True):
@@ -110,7 +110,7 @@ def test_the_facts_are_told_in_words(report: Report) -> None:
     assert facts["videos"] == f"60 ({found['videos.real']} real, {found['videos.fake']} fake) in 60 groups"
     assert facts["with a score"] == "55 (91.7%); 5 not_scored" and facts["frames"] == "165"
     assert facts["quoted figure"] == f"frame-level AUC {_shown(found, 'frame.auc')}"
-    assert facts["intervals"] == "95 %, 20 bootstrap rounds over the groups, seed 0"
+    assert facts["intervals"] == "95 %, cluster bootstrap, 20 rounds over the groups, seed 0"
     assert facts["video score"] == "mean of the frames"
 
 
@@ -144,7 +144,7 @@ def test_no_name_breaks_a_table(tmp_path: Path, name: str) -> None:
     report = report_of(scores, write_labels(tmp_path / "l.csv", said))
     assert report.to_json()["parts"][0]["dataset"] in (name, "other")
     shown = {" ".join(name.split()), "other", "all"}
-    assert {row[0] for row in _parse(report.to_markdown())["By data set, compression and method"][1:]} == shown
+    assert {row[0] for row in _parse(report.to_markdown())["By dataset, compression and method"][1:]} == shown
     for table in report.tables():
         lines = table.to_markdown().splitlines()[2:]
         assert len(lines) == len(table.rows) + 2
@@ -222,6 +222,6 @@ def test_robustness_is_told_by_perturbation_with_the_change(report: Report) -> N
 
 def test_few_real_videos_are_noted_where_the_rate_of_one_in_a_thousand_means_little(tmp_path: Path) -> None:
     few = report_of(*write_planted(tmp_path, plant(40))).notes
-    assert any("real videos a rate of 0.1 % false positives means none at all" in note for note in few)
+    assert any("real videos, 0.1 % false positives means none at all" in note for note in few)
     many = [(f"{n}.mp4", "real" if n else "fake", 0.5) for n in range(1001)]
     assert report_of(*write_planted(tmp_path, many)).notes == []

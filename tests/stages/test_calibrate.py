@@ -96,9 +96,12 @@ def test_the_summary_tells_what_was_fitted(tmp_path: Path, sources: tuple[Path, 
         f"{output}: temperature {fit.temperature:.3f}, fitted to {fit.videos_real} real and {fit.videos_fake} fake "
         "videos in 400 groups of scores.csv, all videos"
     )
-    assert f"{fit.ece_before:.3f} before, {fit.ece_after:.3f} after; {summary.ece_held_out:.3f} on videos" in lines[1]
+    assert (
+        f"{fit.ece_before:.3f} before, {fit.ece_after:.3f} after; {summary.ece_held_out:.3f} on held-out videos"
+        in lines[1]
+    )
     assert lines[2] == f"real below {fit.real_below:.4f}, fake from {fit.fake_from:.4f}"
-    assert lines[3].startswith(f"real videos of the fit: {summary.shares['real']['real']:.1%} real, ")
+    assert lines[3].startswith(f"real videos in the fit: {summary.shares['real']['real']:.1%} real, ")
 
 
 def test_the_held_out_error_is_of_videos_whose_group_was_left_out(
@@ -201,7 +204,7 @@ def test_the_calibrated_copy_is_less_wrong_where_it_is_measured_and_uncertain_wh
     ), "a fit begins with the network's own probabilities, whatever calibration the checkpoint has"
     assert again.read_bytes() == copy.read_bytes()
     scores = write_score_file(tmp_path / "calibrated.csv", after_rows)
-    with pytest.raises(CheckpointError, match="holds probabilities that copy.safetensors has calibrated already; pass"):
+    with pytest.raises(CheckpointError, match="holds probabilities that copy.safetensors has already calibrated; pass"):
         calibrate(scores, tmp_path / "d.safetensors", replace(config, checkpoint=str(copy)), labels=labels)
 
 
@@ -237,12 +240,11 @@ def test_the_way_from_faces_to_videos_is_that_of_the_scores_or_must_be_said(
     rows = scores.read_text()
     digest = resolve_settings(PredictConfig(str(checkpoint), aggregate="mean")).sha256
     scores.write_text(rows.replace(resolve_settings(PredictConfig(str(checkpoint))).sha256, digest))
-    assert (
-        calibrate(scores, output, config, RunOptions(overwrite=True), labels=labels).calibration.aggregate
-        == "mean"
-    )
+    assert calibrate(scores, output, config, RunOptions(overwrite=True), labels=labels).calibration.aggregate == "mean"
     scores.write_text(rows.replace(resolve_settings(PredictConfig(str(checkpoint))).sha256, "0" * 64))
-    with pytest.raises(ConfigError, match="scores.csv does not tell how faces became videos.*say so with --aggregate"):
+    with pytest.raises(
+        ConfigError, match="scores.csv does not say how face scores became video scores.*pass --aggregate"
+    ):
         calibrate(scores, tmp_path / "d.safetensors", config, labels=labels)
     said = replace(config, aggregate="mean")
     assert calibrate(scores, tmp_path / "d.safetensors", said, labels=labels).calibration.aggregate == "mean"
@@ -254,12 +256,12 @@ def test_the_way_from_faces_to_videos_is_that_of_the_scores_or_must_be_said(
         (
             {"target_fpr": 0.001},
             400,
-            r"\d+ real videos are too few to show a target_fpr of 0.001, it takes 999; add real",
+            r"\d+ real videos are too few for a target_fpr of 0.001, which needs 999; add real",
         ),
         (
             {"target_fnr": 0.004},
             400,
-            r"\d+ fake videos are too few to show a target_fnr of 0.004, it takes 249; add fake",
+            r"\d+ fake videos are too few for a target_fnr of 0.004, which needs 249; add fake",
         ),
         ({}, 12, r"a calibration needs at least 10 (real|fake) videos with a score, got \d; add some"),
     ],
@@ -294,7 +296,7 @@ def test_an_output_that_can_not_be_is_refused_before_any_work(
     nothing = tmp_path / "nothing.csv"
     with pytest.raises(ConfigError, match="c.pt must end in .safetensors"):
         calibrate(nothing, tmp_path / "c.pt", config)
-    with pytest.raises(ConfigError, match="is the checkpoint that is to be calibrated; choose another name"):
+    with pytest.raises(ConfigError, match="is the checkpoint to calibrate; choose another name"):
         calibrate(nothing, checkpoint, config, RunOptions(overwrite=True))
     assert file_digest(checkpoint) == digest
 
@@ -319,4 +321,4 @@ def test_one_group_leaves_nothing_out_and_the_error_is_undefined(
     labels = write_labels(tmp_path / "g.csv", [{"video": v, "label": y, "group": "g"} for v, y, _ in planted])
     summary = calibrate(scores, tmp_path / "c.safetensors", config, labels=labels)
     assert math.isnan(summary.ece_held_out)
-    assert summary.lines()[1].endswith("after; too few groups to leave some out of the fit")
+    assert summary.lines()[1].endswith("after; too few groups for a held-out estimate")

@@ -108,7 +108,7 @@ def test_a_calibrated_threshold_is_not_applied_to_what_is_not_calibrated(
     found = figures(tmp_path / "details", labels)
     assert found["threshold"] == 0.7 and found["video.accuracy_at_threshold"] in (0, 0.5, 1)
     assert np.isnan(found["frame.accuracy_at_threshold"])
-    assert "the checkpoint's calibration is one of videos: frames are measured without it" in found["notes"]
+    assert "the checkpoint's calibration applies to videos only: frames are measured without it" in found["notes"]
     other = figures(tmp_path / "details", labels, replace(QUICK, aggregate="max-track"))
     protocol = figures(tmp_path / "details", labels, replace(QUICK, protocol="paper"))
     assert (other["threshold"], protocol["threshold"]) == (None, None)
