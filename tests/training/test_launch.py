@@ -116,6 +116,7 @@ def _state_differences(run: Run, other: Run) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path: Path, faces: Faces, body: Path) -> None:
     settings = {"init": str(body), "ril.update_rate": 0.5}  # so high that the way through the centres counts
     one, two = (_run(tmp_path / str(count), faces, "reference", settings, devices=count) for count in (1, 2))
@@ -141,6 +142,7 @@ def _train_until_stopped(run: Run, steps: int) -> list[StepReport]:
     return reports
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_all_processes_after_steps_that_one_would_have_made(tmp_path: Path, faces: Faces) -> None:
     settings = {"init": "multi-attention-default", "epochs": 40, "learning_rate": 3e-6}
     one, two = (_run(tmp_path / str(count), faces, "paper", settings, devices=count) for count in (1, 2))
