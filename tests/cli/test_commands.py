@@ -1,4 +1,4 @@
-"""What a person types and sees: rows on stdout, everything else on stderr, and bad inputs that stop nothing."""
+"""Commands as users type them: rows on stdout, everything else on stderr, and bad inputs stop nothing."""
 
 from __future__ import annotations
 

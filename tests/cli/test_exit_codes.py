@@ -1,4 +1,4 @@
-"""0 done, 1 a bug, 2 wrong use, 3 inputs or outputs failed, 4 a leak, 130 and 143 interrupted: each with a line that helps."""
+"""Exit codes: 0 done, 1 a bug, 2 wrong usage, 3 incomplete, 4 a failed check, 130 and 143 interrupted; each with a message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Help is there at once, and its defaults are those of the settings, the one place where they live."""
+"""Help is fast and complete, and its defaults are those of the settings."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SETTING_OF = {
     "timeout": "timeout_seconds",
     "max_memory": "max_memory_mb",
 }
-"""Settings whose option is shorter than their name."""
+"""Settings whose option has a shorter name."""
 TRAIN_SETTING_OF = {"lr": "learning_rate"}
 """Settings of `train` whose option is not the last part of their path."""
 FORMER_NAMES = ("pictures", "kinds", "rounds")
@@ -63,7 +63,7 @@ NO_SETTINGS = {
     "log_file", "assignments", "show_settings", "preview_augmentations", "preset", "split",
     "dataset", "root", "check", "download_help", "sources", "plots", "excel_safe", *FORMER_NAMES,
 }  # fmt: skip
-"""Options that say where to read and write, and how much to say."""
+"""Options for inputs, outputs and messages, which are not settings."""
 
 
 def _run_python(*arguments: str) -> str:

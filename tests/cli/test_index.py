@@ -1,4 +1,4 @@
-"""`deepfake index`: what is asked, what is printed, and the exit code that a check ends with."""
+"""`deepfake index`: arguments, output, and the exit codes of its checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`deepfake weights`: what is listed, pulled, verified and told."""
+"""`deepfake weights`: list, pull, verify, path and import."""
 
 from __future__ import annotations
 
