@@ -150,7 +150,10 @@ INTERRUPTIONS: dict[str, tuple[str, list[tuple[Callable[[Run, int], None], int]]
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, marks=[] if case == "in the middle of epoch 2" else pytest.mark.slow) for case in INTERRUPTIONS],
+    [
+        pytest.param(case, marks=[] if case == "in the middle of epoch 2" else pytest.mark.slow)
+        for case in INTERRUPTIONS
+    ],
 )
 def test_a_run_that_was_stopped_and_resumed_equals_the_undisturbed_one_bit_for_bit(
     undisturbed: Callable[[str], Run], training_faces: Faces, tmp_path: Path, case: str
