@@ -1,4 +1,4 @@
-"""Five-point alignment: a similarity transform that carries a face's landmarks onto a template."""
+"""Five-point alignment: a similarity transform from a face's landmarks to a template."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEMPLATE: Points = np.array(
 
 The template that the paper's first author published with an earlier detector, scaled from 320 to 380."""
 SHRINK_BELOW = 0.7
-"""Scale under which the source is averaged down first; a milder reduction would only lose sharpness."""
+"""Below this scale the source is area-averaged first; a smaller reduction would only lose sharpness."""
 _BORDERS = {"black": cv2.BORDER_CONSTANT, "replicate": cv2.BORDER_REPLICATE}
 
 

@@ -22,7 +22,7 @@ from pipelines.models.batch_norm_fusion import try_fold
 
 NMS_IOU = 0.4
 MAX_CANDIDATES = 2000
-"""Anchors per picture that reach suppression, the best first; a picture with real faces has far fewer."""
+"""Most anchors per picture that reach suppression, best first; a picture of real faces has far fewer."""
 EXAMPLE_SIZE_PX = (64, 64)
 SMALLEST_FACE_PX = 32
 """Side of a face at the network's input at which both networks find nearly all; see the detector's model card."""
@@ -45,7 +45,7 @@ class Faces:
 
 
 class FaceDetector:
-    """A RetinaFace network with everything around it.
+    """A RetinaFace network with its pre- and post-processing.
 
     Pictures whose long side exceeds `max_side` are reduced to it for the network, never enlarged. With `min_face_px`, smaller
     faces are left out, and pictures are reduced further, until a face of that size is `SMALLEST_FACE_PX` wide.

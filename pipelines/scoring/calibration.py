@@ -1,6 +1,6 @@
-"""Calibration: a monotone map that makes a video's probability mean what it says, and the thresholds of three verdicts.
+"""Calibration: a monotone map from a video's score to a calibrated probability, and the thresholds of three verdicts.
 
-A calibrated probability is true where fakes are as frequent as in the videos that the calibration was fitted to.
+Calibrated probabilities hold if fakes are as frequent as in the videos that the calibration was fitted to.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 MAX_KNOTS = 100
 MIN_VIDEOS_PER_CLASS = 10
 _HALVINGS = 60
-"""Bring the interval of temperatures down to the precision of a float."""
+"""Enough to bisect the interval of temperatures down to the precision of a float."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a checkpoint's header holds under `calibration`."""
+    """The `calibration` in a checkpoint's header."""
 
     method: CalibrationMethod
     aggregate: Aggregate
-    """The calibration holds only for probabilities that were aggregated so."""
+    """The calibration applies only to probabilities aggregated this way."""
     real_below: float
-    """Calibrated probability; from here to `fake_from` the verdict is `uncertain`."""
+    """Calibrated probability; between it and `fake_from` the verdict is `uncertain`."""
     fake_from: float
     """Calibrated probability, >= `real_below`."""
     target_fpr: float
-    """The share of real videos that may be called fake, for which `fake_from` was chosen; it holds for videos like those."""
+    """Accepted share of real videos called fake; `fake_from` keeps it on videos similar to those of the fit."""
     target_fnr: float
-    """The share of fake videos that may be called real, for which `real_below` was chosen."""
+    """Accepted share of fake videos called real, kept by `real_below`."""
     videos_real: int
     videos_fake: int
     ece_before: float
-    """Expected calibration error on the videos of the fit; so `ece_after`."""
+    """Expected calibration error on the videos of the fit, uncalibrated."""
     ece_after: float
     source: str
-    """What it was fitted to, for people."""
+    """Name of the data it was fitted to, for display."""
     temperature: float | None = None
-    """Of the method `temperature`."""
+    """For the method `temperature`."""
     knots_x: tuple[float, ...] = ()
-    """Of the method `isotonic`: (K,) probabilities, increasing, 1 <= K <= 100."""
+    """For the method `isotonic`: (K,) probabilities, increasing, 1 <= K <= 100."""
     knots_y: tuple[float, ...] = ()
     """(K,) calibrated probabilities, not decreasing."""
 
@@ -96,7 +96,7 @@ class Calibration:
         return _sigmoid(_logit(values) / self.temperature)
 
     def verdict(self, calibrated: float) -> Verdict:
-        """`fake` from `fake_from` on, `real` below `real_below`, `uncertain` between."""
+        """`fake` at or above `fake_from`, `real` below `real_below`, `uncertain` between."""
         if calibrated >= self.fake_from:
             return "fake"
         return "real" if calibrated < self.real_below else "uncertain"
@@ -138,7 +138,7 @@ def fit_calibration(
     """Fit map and thresholds to labels (N,) of 0 and 1 and the probabilities (N,) of videos that were not trained on.
 
     Raises:
-        DatasetError: fewer than 10 videos of a class, or too few to show a target.
+        DatasetError: fewer than 10 videos of a class, or too few for a target.
     """
     is_fake, values = _check_videos(labels, probabilities)
     videos_fake, videos_real = int(is_fake.sum()), int((~is_fake).sum())
@@ -175,7 +175,7 @@ def fit_calibration(
 def fit_temperature(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
     """The temperature in [0.05, 20] with the least log loss.
 
-    The loss is convex in b = 1/T, so its slope, mean((sigmoid(b z) - y) z) at logits z, is halved in on.
+    The loss is convex in b = 1/T, so the zero of its slope, mean((sigmoid(b z) - y) z) at logits z, is found by bisection.
     """
     is_fake, values = _check_videos(labels, probabilities)
     logits = _logit(values)
@@ -190,9 +190,9 @@ def fit_temperature(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> floa
 def fit_isotonic(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Knots:
     """Knots x, y of the monotone step function with the least squared error, by pool adjacent violators.
 
-    Equal probabilities are one point. A fake is added at the lowest probability and a real one at the highest: so no
-    outcome is called impossible, and an end that rests on n videos is no surer than 1 / (n + 1). Where there would be
-    more than 100 knots, those neighbours are joined whose joining costs least.
+    Equal probabilities are one point. A fake is added at the lowest probability and a real one at the highest, so no
+    outcome gets probability 0, and an end that rests on n videos is no more certain than 1 / (n + 1). To keep to 100
+    knots, the neighbours whose merging costs least are merged.
     """
     is_fake, values = _check_videos(labels, probabilities)
     values = np.concatenate([values, [values.min(), values.max()]])
@@ -208,7 +208,7 @@ def fit_isotonic(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Knots:
 def choose_thresholds(
     labels: npt.ArrayLike, calibrated: npt.ArrayLike, *, target_fpr: float, target_fnr: float
 ) -> tuple[float, float]:
-    """`real_below` and `fake_from`, each halfway between two probabilities of the given videos (N,) that lie side by side.
+    """`real_below` and `fake_from`, each halfway between two neighbouring probabilities of the given videos (N,).
 
     `fake_from` is the smallest with k of the n real videos above it, (k + 1) / (n + 1) <= `target_fpr`: so a new real video
     of the same kind is called fake with at most that chance (the quantile of split conformal prediction; with k / n the
@@ -216,7 +216,7 @@ def choose_thresholds(
     every threshold between them keeps both targets: both are the one nearest to 0.5.
 
     Raises:
-        DatasetError: too few videos to show a target, or no fake video lies above so many of the real ones.
+        DatasetError: too few videos for a target, or no fake video scores above that share of the real ones.
     """
     is_fake, values = _check_videos(labels, calibrated)
     reals, fakes = np.sort(values[~is_fake]), np.sort(values[is_fake])
@@ -230,7 +230,7 @@ def choose_thresholds(
     real_below = float(candidates[(false_negatives + 1) / (len(fakes) + 1) <= target_fnr][-1])
     if not (fakes >= fake_from).any():
         raise DatasetError(
-            f"no threshold finds a fake and calls only {target_fpr:g} of the real videos fake: these reach as high as the "
+            f"no threshold detects a fake and calls only {target_fpr:g} of the real videos fake: these reach as high as the "
             "fakes; raise target_fpr, or choose the method temperature if isotonic makes them equal"
         )
     if real_below > fake_from:
@@ -239,9 +239,9 @@ def choose_thresholds(
 
 
 def write_calibrated_copy(checkpoint_path: Path, output: Path, calibration: Calibration) -> None:
-    """The same tensors under a header with the calibration, its aggregation, and `fake_from` as the threshold.
+    """Write the same tensors with the calibration, its aggregation, and `fake_from` as the threshold in the header.
 
-    A calibration that was there is replaced: `calibration` must be one of the network's own probabilities.
+    It replaces an earlier calibration, so it must be fitted to the network's uncalibrated probabilities.
 
     Raises:
         CheckpointError: no checkpoint.
@@ -251,7 +251,7 @@ def write_calibrated_copy(checkpoint_path: Path, output: Path, calibration: Cali
         raise ConfigError(f"{output} must end in .safetensors")
     header = read_header(checkpoint_path)
     if output.exists() and output.samefile(checkpoint_path):
-        raise ConfigError(f"{output} is the checkpoint that is to be calibrated; choose another name")
+        raise ConfigError(f"{output} is the checkpoint to calibrate; choose another name")
     contract = replace(header.preprocessing, threshold=calibration.fake_from, aggregate=calibration.aggregate)
     copy = replace(header, preprocessing=contract, calibration=calibration.to_json())
     save_checkpoint(output, read_state(checkpoint_path), copy)
@@ -273,7 +273,7 @@ def _check_target(name: str, target: float, label: str, videos: int) -> None:
     if 1 / (videos + 1) > target:
         needed = math.ceil(1 / target) - 1
         raise DatasetError(
-            f"{videos} {label} videos are too few to show a {name} of {target:g}, it takes {needed}; "
+            f"{videos} {label} videos are too few for a {name} of {target:g}, which needs {needed}; "
             f"add {label} videos or raise {name}"
         )
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class Block:
-    """Neighbouring scores that get one value."""
+    """Neighbouring scores that share one value."""
 
     first: float
     """Lowest score."""
@@ -20,7 +20,7 @@ class Block:
 
     @property
     def share(self) -> float:
-        """Of fakes among the videos."""
+        """Share of fakes among the videos."""
         return self.fakes / self.videos
 
     def join(self, right: Block) -> Block:
@@ -42,7 +42,7 @@ def pool_violators(blocks: Iterable[Block]) -> list[Block]:
 
 
 def join_cheapest(blocks: list[Block], limit: int) -> list[Block]:
-    """At most `limit` blocks: again and again the two neighbours whose joining costs least; shares stay rising."""
+    """At most `limit` blocks, by repeatedly merging the two neighbours whose merging costs least; shares keep rising."""
     while len(blocks) > limit:
         costs = [left.cost_of_joining(right) for left, right in pairwise(blocks)]
         cheapest = costs.index(min(costs))

@@ -40,19 +40,19 @@ class RocCurve:
     """The operating points from (0, 0) to (1, 1); arrays of one length."""
 
     false_positive_rates: Array
-    """NaN if there is no real one."""
+    """NaN without real rows."""
     true_positive_rates: Array
-    """NaN if there is no fake."""
+    """NaN without fakes."""
     thresholds: Array
     """Falling, from infinity: a score at or above it is called fake."""
 
 
 @dataclass(frozen=True)
 class ReliabilityBins:
-    """What is predicted and what is true in bins of equal width; arrays of length `bins`."""
+    """Predicted and true shares of fakes in bins of equal width; arrays of length `bins`."""
 
     mean_probabilities: Array
-    """NaN in an empty bin; so too for the next."""
+    """NaN in an empty bin, as is the next."""
     shares_of_fakes: Array
     counts: Integers
 
@@ -73,7 +73,7 @@ def measure(labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, threshold: f
 
 
 def measure_ranks(counts: RankCounts) -> dict[str, float]:
-    """Those of `METRICS` that depend on the order of the scores alone."""
+    """The `METRICS` that depend only on the order of the scores."""
     return {
         "auc": counts.roc_auc(),
         "ap": counts.average_precision(),
@@ -91,7 +91,7 @@ def roc_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> RocCurve:
 
 
 def roc_auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """Chance that a fake scores above a real one, ties counting half; NaN if a class is missing."""
+    """Probability that a fake scores above a real one, ties counting half; NaN if a class is missing."""
     return Ranking.of(labels, scores).count().roc_auc()
 
 
@@ -101,7 +101,7 @@ def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 
 
 def equal_error_rate(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """Where false positive rate and miss rate are equal, the operating points joined by lines; NaN if a class is missing."""
+    """The rate at which false positive rate and miss rate are equal, interpolated linearly; NaN if a class is missing."""
     return Ranking.of(labels, scores).count().equal_error_rate()
 
 
@@ -114,12 +114,12 @@ def tpr_at_fpr(labels: npt.ArrayLike, scores: npt.ArrayLike, max_fpr: float) -> 
 
 
 def accuracy(labels: npt.ArrayLike, probabilities: npt.ArrayLike, threshold: float) -> float:
-    """Share of right calls, `threshold` and above being called fake; NaN if the threshold is."""
+    """Share of correct calls, fake at or above `threshold`; NaN if the threshold is."""
     return _mean(right_calls(labels, probabilities, threshold))
 
 
 def balanced_accuracy(labels: npt.ArrayLike, probabilities: npt.ArrayLike, threshold: float) -> float:
-    """Mean of the shares of right calls among fakes and among real ones; NaN if a class is missing."""
+    """Mean of the shares of correct calls among fakes and among real rows; NaN if a class is missing."""
     is_fake, are_right = np.asarray(labels) == 1, right_calls(labels, probabilities, threshold)
     return (_mean(are_right[is_fake]) + _mean(are_right[~is_fake])) / 2
 

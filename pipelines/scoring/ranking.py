@@ -1,4 +1,4 @@
-"""Scores in their order: the metrics that need nothing else, under as many weightings of the rows as wanted."""
+"""Metrics that depend only on the order of the scores, for any number of weightings of the rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 STEPS_AT_ONCE = 2**15
-"""What is computed of them stays in the processor's cache, and freed memory with the process."""
+"""Small enough for intermediate results to stay in the processor's cache and in memory the process keeps."""
 Integers = npt.NDArray[np.int64]
 
 
@@ -23,14 +23,14 @@ class Ranking:
     """
 
     fakes: Integers
-    """Rows of the fakes, the highest score first."""
+    """Rows of the fakes, highest score first."""
     reals: Integers
     fakes_through: Integers
-    """(S,) how many fakes score at or above the step."""
+    """(S,) number of fakes that score at or above the step."""
     reals_before: Integers
-    """(S,) how many real ones score above it."""
+    """(S,) number of real rows that score above it."""
     reals_through: Integers
-    """(S,) how many real ones score at or above it."""
+    """(S,) number of real rows that score at or above it."""
 
     @classmethod
     def of(cls, labels: npt.ArrayLike, scores: npt.ArrayLike) -> Ranking:
@@ -46,13 +46,13 @@ class Ranking:
 
 @dataclass(frozen=True)
 class RankCounts:
-    """Counts along a `Ranking` whose rows may weigh differently; every metric is NaN if a class is missing."""
+    """Weighted counts along a `Ranking`; every metric is NaN if a class is missing."""
 
     ranking: Ranking
     fakes: Integers
     """(F + 1,) summed weights of the first 0 ... F fakes."""
     reals: Integers
-    """(R + 1,) likewise."""
+    """(R + 1,) the same for the real rows."""
 
     @property
     def num_fakes(self) -> int:
@@ -63,7 +63,7 @@ class RankCounts:
         return int(self.reals[-1])
 
     def roc_auc(self) -> float:
-        """Chance that a fake scores above a real one, ties counting half (Mann-Whitney U)."""
+        """Probability that a fake scores above a real one, ties counting half (Mann-Whitney U)."""
         if self._lacks_a_class:
             return float("nan")
         return 1 - self._sums[0] / (2 * self.num_fakes * self.num_reals)
@@ -75,7 +75,7 @@ class RankCounts:
         return self._sums[1] / self.num_fakes
 
     def equal_error_rate(self) -> float:
-        """Where false positive rate and miss rate are equal, the operating points joined by lines."""
+        """The rate at which false positive rate and miss rate are equal, interpolated linearly between operating points."""
         if self._lacks_a_class:
             return float("nan")
         step = bisect_left(range(self._num_steps), 0, key=self._surplus)

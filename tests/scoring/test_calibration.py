@@ -199,16 +199,16 @@ def test_new_real_videos_are_called_fake_no_more_often_than_the_target_says() ->
             18,
             99,
             0.05,
-            "18 real videos are too few to show a target_fpr of 0.05, it takes 19; add real videos or raise",
+            "18 real videos are too few for a target_fpr of 0.05, which needs 19; add real videos or raise",
         ),
         (
             99,
             18,
             0.05,
-            "18 fake videos are too few to show a target_fnr of 0.05, it takes 19; add fake videos or raise",
+            "18 fake videos are too few for a target_fnr of 0.05, which needs 19; add fake videos or raise",
         ),
-        (0, 19, 0.5, "0 real videos are too few to show a target_fpr of 0.5, it takes 1"),
-        (98, 999, 0.01, "it takes 99"),
+        (0, 19, 0.5, "0 real videos are too few for a target_fpr of 0.5, which needs 1"),
+        (98, 999, 0.01, "which needs 99"),
     ],
 )
 def test_too_few_videos_to_show_a_target_are_refused_with_the_number_that_it_takes(
@@ -229,7 +229,7 @@ def test_exactly_as_many_videos_as_a_target_takes_are_enough(needed: int) -> Non
 
 def test_real_videos_that_share_the_highest_probability_are_refused() -> None:
     with pytest.raises(
-        DatasetError, match="no threshold finds a fake and calls only 0.2 of the real videos fake.*temperature"
+        DatasetError, match="no threshold detects a fake and calls only 0.2 of the real videos fake.*temperature"
     ):
         choose_thresholds([0] * 10 + [1] * 5, [0.1] * 7 + [0.9] * 8, target_fpr=0.2, target_fnr=0.2)
 
