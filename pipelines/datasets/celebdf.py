@@ -25,7 +25,7 @@ CELEB_REAL, YOUTUBE_REAL, SYNTHESIS = "Celeb-real", "YouTube-real", "Celeb-synth
 FOLDERS: dict[str, Label] = {CELEB_REAL: "real", YOUTUBE_REAL: "real", SYNTHESIS: "fake"}
 TEST_LIST = "List_of_testing_videos.txt"
 LABEL_OF_DIGIT: dict[str, Label] = {"1": "real", "0": "fake"}
-"""In the list of testing videos 1 is real: the other way round than in most other data sets."""
+"""In the list of testing videos 1 is real, the reverse of most other data sets."""
 SWAP_NAME = re.compile(r"(id\d+)_(id\d+)_(\d+)")
 """Whose interview it is, whose face was put in, number of the interview."""
 INTERVIEW_NAME = re.compile(r"(id\d+)_(\d+)")
@@ -109,7 +109,7 @@ def _make_key(dataset: str, folder: str, stem: str) -> str:
 
 
 def _read_name(folder: str, stem: str, dataset: str) -> tuple[str | None, str | None]:
-    """The key of the original, and the people seen; that an id is the same person in both versions is nowhere said."""
+    """The key of the original, and the people seen; whether an id is the same person in both versions is not documented."""
     if folder == SYNTHESIS and (swap := SWAP_NAME.fullmatch(stem)):
         target, source, number = swap.groups()
         return _make_key(dataset, CELEB_REAL, f"{target}_{number}"), f"{dataset}:{target};{dataset}:{source}"
@@ -123,7 +123,7 @@ def _with_split(video: VideoRow, listed: set[str]) -> VideoRow:
 
 
 def _read_test_list(path: Path) -> tuple[list[_TestLine], list[Mismatch]]:
-    """The lines `<digit> <folder>/<file>`, and those that are not of this form: each may name a video for testing."""
+    """The lines `<digit> <folder>/<file>`, and malformed lines, each of which may name a test video."""
     names = {name.casefold(): name for name in FOLDERS}
     lines: list[_TestLine] = []
     malformed: list[Mismatch] = []
@@ -161,7 +161,7 @@ def _find_contradictions(lines: list[_TestLine]) -> list[Mismatch]:
 
 
 def _find_missing(lines: list[_TestLine], videos: list[VideoRow], dataset: str) -> list[Mismatch]:
-    """Per folder of the list, the videos that are not there."""
+    """The missing videos of each folder in the list."""
     known = {video.video_key for video in videos}
     listed: dict[str, list[str]] = {}
     for line in lines:
@@ -174,7 +174,7 @@ def _find_missing(lines: list[_TestLine], videos: list[VideoRow], dataset: str) 
 
 
 def _find_short_list(lines: list[_TestLine], folders: Mapping[str, Path]) -> list[Mismatch]:
-    """A list without the 70 lines of YouTube-real is in circulation: those videos would pass for training videos."""
+    """A list without the 70 lines of YouTube-real is in circulation: with it, test videos would count as training videos."""
     if YOUTUBE_REAL not in folders or any(line.folder == YOUTUBE_REAL for line in lines):
         return []
     message = (
@@ -185,7 +185,7 @@ def _find_short_list(lines: list[_TestLine], folders: Mapping[str, Path]) -> lis
 
 
 def _count(what: str, count: int, *, folder: str | None = None, **fields: str) -> PublishedCount:
-    """Of the videos in a folder with these fields."""
+    """Count the videos in a folder with these fields."""
 
     def selects(video: VideoRow) -> bool:
         in_folder = folder is None or video.video_key.split("/")[1] == folder

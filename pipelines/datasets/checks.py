@@ -52,7 +52,7 @@ class CheckReport:
 
     @property
     def is_incomplete(self) -> bool:
-        """Whether files are missing or do not open."""
+        """Whether files are missing or cannot be opened."""
         return any(check.outcome == "failed" and check.name in (MISSING, READABLE) for check in self.checks)
 
     @property
@@ -69,7 +69,7 @@ def inspect_files(
     workers: int = 0,
     on_progress: ProgressCallback = ignore_progress,
 ) -> list[VideoRow]:
-    """The rows with the digests of their files; `unreadable`, with the reason, where the first frame does not decode.
+    """The rows with the digests of their files; `unreadable`, with the reason, if no frame decodes.
 
     Args:
         digest_of: SHA-256 of a file; not used for folders of pictures.
@@ -102,11 +102,11 @@ def inspect_files(
 
 
 def check_dataset(dataset: Dataset, listing: Listing, videos: Sequence[VideoRow]) -> CheckReport:
-    """What a listing and the inspected files say of the folder.
+    """The report on a listing and its inspected files.
 
     Args:
-        listing: the folder as the data set's module has read it, with the official splits.
-        videos: the same videos after `inspect_files`, on the sides that they are used on.
+        listing: the folder as read by the data set's module, with the official splits.
+        videos: the same videos after `inspect_files`, in the splits they are used in.
     """
     return CheckReport(
         (
@@ -137,7 +137,7 @@ def _inspect_video(video: VideoRow, digest_of: Callable[[Path], str]) -> VideoRo
 
 
 def _inspect_folder(video: VideoRow) -> VideoRow:
-    """With the digest that `import-faces` gives it: of its pictures in the order of their names."""
+    """With the digest that `import-faces` computes: of its pictures in the order of their names."""
     from pipelines.system.image_files import decode_image
     from pipelines.video import KNOWN_IMAGE_SUFFIXES
 
@@ -152,7 +152,7 @@ def _inspect_folder(video: VideoRow) -> VideoRow:
 
 
 def _check_counts(dataset: Dataset, videos: Sequence[VideoRow]) -> Iterator[CheckResult]:
-    """Of the parts that are there; downloads are often partial, so another number is a note."""
+    """Counts of the downloaded parts; downloads are often partial, so a difference is only a note."""
     for published in dataset.published:
         found = sum(map(published.selects, videos))
         if found:

@@ -61,16 +61,16 @@ class _Line:
 
     number: int
     given: str
-    """Its path, as it stands there."""
+    """Its path as written."""
     path: Path
     about: VideoLabel
 
     def missing(self, name: str) -> Mismatch:
-        """That something it names is not there."""
+        """A mismatch: something that the line names is missing."""
         return Mismatch("missing", f"line {self.number}", f"{name} is not there; correct the path or remove the line")
 
     def missing_original(self) -> Mismatch:
-        """That no line is of its original."""
+        """A mismatch: its original is not listed."""
         message = (
             f"original {self.about.original} of {self.given} is in no line; fakes of one original are kept together all "
             "the same"
@@ -102,7 +102,7 @@ def _make_line(source: Path, number: int, record: Mapping[str, Any]) -> _Line:
 
 
 def _resolve(folder: Path, name: str) -> Path:
-    """The path of that name; with slashes for its backslashes if only so there is a file."""
+    """The path of that name, with slashes instead of backslashes if only then a file exists."""
     path, slashed = folder / name, folder / name.replace("\\", "/")
     return slashed if not path.is_file() and slashed.is_file() else path
 
@@ -118,7 +118,7 @@ def _refuse_repeated(lines: Sequence[_Line], source: Path) -> None:
 
 
 def _find_originals(lines: Sequence[_Line], source: Path) -> dict[_Line, _Line]:
-    """For each line whose original is in a line too, that one.
+    """For each line whose original is listed too, the original's line.
 
     Raises:
         DatasetError: an original fits several lines.
@@ -142,7 +142,7 @@ def _find_originals(lines: Sequence[_Line], source: Path) -> dict[_Line, _Line]:
 
 
 def _names_of(path: Path) -> list[tuple[str, str]]:
-    """What a video may be called as an original: by its path or its file name, with suffix or without."""
+    """The names by which a video may be given as an original: path or file name, with or without suffix."""
     full = Path(absolute(path))
     return [
         ("path", str(full)),
@@ -153,7 +153,7 @@ def _names_of(path: Path) -> list[tuple[str, str]]:
 
 
 def _spellings(original: str, folder: Path) -> Iterator[tuple[str, str]]:
-    """The names that an original may be found by, those that say most first."""
+    """The names to look up an original by, most specific first."""
     for name in dict.fromkeys((original, original.replace("\\", "/"))):
         full = Path(absolute(folder / name))
         yield from (("path", str(full)), ("path without suffix", str(full)))
@@ -163,7 +163,7 @@ def _spellings(original: str, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _name_below(folder: Path, path: Path) -> str:
-    """The path relative to the folder; of a video that lies elsewhere its name."""
+    """The path relative to the folder, or the name of a video that is elsewhere."""
     base, full = Path(absolute(folder)), Path(absolute(path))
     return full.relative_to(base).as_posix() if full.is_relative_to(base) else full.name
 

@@ -49,7 +49,7 @@ _FAKE_NAME = re.compile(r"(?P<target>\d{3})_(?P<actor>[MW]\d{3})")
 
 
 def list_deeperforensics(root: Path) -> Listing:
-    """The fakes of every variant that is there, and the clips of FaceForensics++ that they were made from.
+    """The fakes of every variant found, and the clips of FaceForensics++ that they were made from.
 
     A fake `071_M005` shows the clip 071 with the face of the actor M005 (W005: a woman). The recordings of the actors
     (`source_videos`) are not the real side: the authors name the clips NNN for that, which come with FaceForensics++. The
@@ -111,7 +111,7 @@ def _find_reals(base: Path, root: Path) -> tuple[list[Part], list[Mismatch]]:
 
 
 def _read_splits(base: Path) -> Mapping[str, Split] | None:
-    """The split by the stem of a fake (`000_M101`) and of the clip under it (`000`); None where no list is.
+    """The split by the stem of a fake (`000_M101`) and of the clip under it (`000`); None without a list.
 
     Raises:
         DatasetError: only some of the lists are there, or they contradict each other.

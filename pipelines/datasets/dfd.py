@@ -20,7 +20,7 @@ _FAKE_NAME = re.compile(rf"(?P<target>\d{{2}})_(?P<source>\d{{2}})__{_SCENE}__[A
 
 
 def list_dfd(root: Path) -> Listing:
-    """The videos of DeepFakeDetection at every compression that is there; `raw` goes by `c0`.
+    """The videos of DeepFakeDetection at every compression found; `raw` counts as `c0`.
 
     `07_12__scene__1ZDX4YO3` shows the actor 07 in that scene with the face of the actor 12; the last eight characters tell
     recordings of one pair apart. There is no official split: every video is for testing in the literature.

@@ -34,7 +34,7 @@ LABEL_LIST = "labels.csv"
 MAX_DEPTH = 3
 """Such as train/dfdc_train_part_00/dfdc_train_part_0."""
 VALIDATION = re.compile(r"(?<![a-z])val")
-"""In the name of a folder: validation, dfdc_val, but not evaluation."""
+"""Matches the folder names validation and dfdc_val, but not evaluation."""
 LABEL_OF: dict[str, Label] = {"REAL": "real", "FAKE": "fake"}
 LABEL_OF_DIGIT: dict[str, Label] = {"0": "real", "1": "fake"}
 
@@ -43,7 +43,7 @@ def list_dfdc(root: Path) -> Listing:
     """The videos of parts (folders with `metadata.json`) and of labelled sets (folders with `labels.csv`).
 
     A labelled set is for validation if its path says so (`validation`, `val`), else for testing. Where one holds videos, the
-    parts are for training, as in the challenge; else nothing has a split, and `group`, the part, tells what a split that
+    parts are for training, as in the challenge; else nothing has a split, and `group`, the part, says what a split that
     is dealt must keep together: actors appear again within a part. Beside `labels.csv` a `metadata.json` is not read.
 
     Raises:
@@ -80,7 +80,7 @@ def _where(path: Path, root: Path) -> str:
 
 
 def _name_parts(folders: Sequence[Path], root: Path) -> list[tuple[Path, str]]:
-    """Each part with its own name, and with the folders above it where two would be equal."""
+    """Each part with its name, extended by the folders above it where two would be equal."""
     names = [Path(absolute(folder)).name for folder in folders]
     counts = Counter(names)
     return [
@@ -90,7 +90,7 @@ def _name_parts(folders: Sequence[Path], root: Path) -> list[tuple[Path, str]]:
 
 
 def _name_sets(folders: Sequence[Path], root: Path) -> list[tuple[Path, str, str]]:
-    """Each labelled set with its split and a name: the split, and the path where several have one split."""
+    """Each labelled set with its split and a name: the split, and the path if several have the same split."""
     splits = [_split_of(folder, root) for folder in folders]
     return [
         (folder, split, split if splits.count(split) == 1 else f"{split}/{_where(folder, root)}")
@@ -182,7 +182,7 @@ def _make_rows(
 
 
 def _match_names(listed: Collection[str], there: Mapping[str, Path]) -> dict[str, Path]:
-    """The file of each listed name: of this name, else the one whose name differs from it alone in upper and lower case."""
+    """The file of each listed name, else the only one whose name differs just in case."""
     exact = {name: there[name] for name in listed if name in there}
     folded_listed = _by_folded_name(name for name in listed if name not in there)
     folded_there = _by_folded_name(name for name in there if name not in exact)

@@ -36,16 +36,16 @@ _SPLIT_FOLDERS = ((), ("splits",), ("dataset", "splits"))
 
 @dataclass(frozen=True)
 class _Lists:
-    """What is known of each clip's partners and sides."""
+    """Splits and groups of the clips."""
 
     split_of: Mapping[str, str]
     """By the stem of a real (`071`) or fake (`071_054`) video; empty without the official lists."""
     group_of: Mapping[str, str]
-    """By the id of a clip: the ids that have to stay on one side, joined by `_`."""
+    """By the id of a clip: the ids that must stay in one split, joined by `_`."""
 
 
 def list_ffpp(root: Path) -> Listing:
-    """The videos of FaceForensics++ at every compression that is there; `raw` goes by `c0`.
+    """The videos of FaceForensics++ at every compression found; `raw` counts as `c0`.
 
     The pair (a, b) of an official list stands for the real a and b and, of every method, the fakes a_b and b_a, where
     target_source names whose body and whose face is seen. Without the lists nothing has a split; the names of the fakes
@@ -103,7 +103,7 @@ def _make_row(part: Part, stem: str, lists: _Lists) -> VideoRow:
 
 
 def _read_pairs(base: Path) -> dict[tuple[str, str], str] | None:
-    """The split of every pair of ids; None where no list is.
+    """The split of every pair of ids; None without a list.
 
     Raises:
         DatasetError: only some of the lists are there, or an id stands in two pairs.

@@ -16,7 +16,7 @@ NAME = "folder"
 
 
 def list_folder(root: Path) -> Listing:
-    """The videos below folders named `real` and `fake`; the innermost such name counts, upper or lower case.
+    """The videos below folders named `real` and `fake`; the innermost such name counts, in any case.
 
     Folders named `train`, `val` and `test`, above or below those, give the side. The split is official only if every
     labelled video has a side; else the sides that are given are kept, and the other videos wait for theirs. Where links

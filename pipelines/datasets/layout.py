@@ -30,7 +30,7 @@ def find_folder(root: Path, *names: str) -> Path | None:
 
 
 def videos_in(folder: Path, *, recursive: bool = False) -> list[Path]:
-    """Files with a known video suffix, sorted; hidden ones (such as `._clip.mp4` from other systems) are passed over."""
+    """Files with a known video suffix, sorted; hidden ones (such as `._clip.mp4` from other systems) are skipped."""
     from pipelines.video import KNOWN_VIDEO_SUFFIXES
 
     if recursive:
@@ -79,7 +79,7 @@ def read_text(path: Path) -> str:
 
 
 def no_layout(root: Path, dataset: str, looked_for: str) -> DatasetError:
-    """The error for a root that does not hold the data set, or that is no folder at all."""
+    """The error for a root that does not hold the data set, or is not a folder."""
     cause = f"{root} holds no {looked_for}" if root.is_dir() else f"{root} is not a folder"
     return DatasetError(f"{cause}; to see the expected layout, run: deepfake index {dataset} --download-help")
 
@@ -100,7 +100,7 @@ def not_listed(where: str, names: Sequence[str]) -> list[Mismatch]:
 
 
 def keep_first(rows: Iterable[VideoRow], root: Path) -> tuple[list[VideoRow], list[Mismatch]]:
-    """The rows in the order of their keys; of several files that would go by one key (`a.mp4`, `videos/a.mp4`) the first."""
+    """The rows in the order of their keys; of several files with one key (`a.mp4`, `videos/a.mp4`) only the first."""
     kept: dict[str, VideoRow] = {}
     repeated = [row.path for row in rows if kept.setdefault(row.video_key, row) is not row]
     videos = [kept[key] for key in sorted(kept)]
@@ -146,7 +146,7 @@ def find_base(root: Path, *layouts: Sequence[str]) -> Path | None:
 
 
 def compare_with_list(where: str, *, found: Iterable[str], listed: Iterable[str]) -> list[Mismatch]:
-    """What is listed and not in the folder `where`, and what stays without a split since no list names it."""
+    """Mismatches: listed videos missing from the folder `where`, and videos without a split because no list names them."""
     names, there = set(listed), set(found)
     mismatches = not_there(where, sorted(names - there), len(names))
     if unlisted := sorted(there - names):
@@ -164,7 +164,7 @@ def folders_in(folder: Path) -> list[Path]:
 def videos_by_stem(
     folder: Path, *, names: re.Pattern[str], example: str, root: Path
 ) -> tuple[dict[str, Path], list[Mismatch]]:
-    """The videos of a folder by the stem of their name, and which were passed over.
+    """The videos of a folder by the stem of their name, and mismatches for skipped files.
 
     Args:
         names: what a whole stem has to match.

@@ -1,4 +1,4 @@
-"""WildDeepfake: face sequences from videos found on the internet, as folders of pictures that are cropped already."""
+"""WildDeepfake: face sequences from videos found on the internet, as folders of cropped pictures."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class _Side:
         return f"{NAME}/{self.split}/{self.label}"
 
     def sequences(self) -> Iterator[Path]:
-        """The folders that hold pictures themselves."""
+        """The folders that contain pictures directly."""
         from pipelines.video import KNOWN_IMAGE_SUFFIXES
 
         for folder, files in walk(self.folder):
@@ -82,7 +82,7 @@ class _Side:
         )
 
     def group_of(self, archive: str) -> str:
-        """The group of what comes from an archive."""
+        """The group of an archive's sequences."""
         return f"{self.name}/{archive}"
 
 
@@ -91,7 +91,7 @@ def _suffix(name: str) -> str:
 
 
 def _find_sides(folder: Path, said: frozenset[str], depth: int) -> Iterator[_Side]:
-    """The outermost folders whose path names one label and one side: `real_train`, `Fake test`, `train/real`."""
+    """The outermost folders whose path names one label and one split: `real_train`, `Fake test`, `train/real`."""
     for child in folders_in(folder):
         words = said | set(re.split(r"[ _-]+", child.name.casefold()))
         labels, splits = words.intersection(LABELS), words.intersection(OFFICIAL_SPLITS)
@@ -110,7 +110,7 @@ def _find_loose(side: _Side, root: Path, sequences: Sequence[Path]) -> list[Mism
 
 
 def _find_contradictions(side: _Side, root: Path, rows: list[VideoRow]) -> list[Mismatch]:
-    """The archives hold a folder named by the label again."""
+    """The archives contain a folder named after the label."""
     (other,) = (label for label in LABELS if label != side.label)
     names = [row.video_key.removeprefix(f"{side.name}/") for row in rows]
     wrong = [name for name in names if other in name.split("/")]
@@ -124,7 +124,7 @@ def _find_contradictions(side: _Side, root: Path, rows: list[VideoRow]) -> list[
 
 
 def _find_packed(side: _Side, root: Path, groups: set[str | None]) -> list[Mismatch]:
-    """Archives of which nothing is unpacked."""
+    """Archives that were not unpacked."""
     archives = {path.name: match[1] for path in side.folder.iterdir() if (match := ARCHIVE.fullmatch(path.name))}
     packed = sorted(name for name, stem in archives.items() if side.group_of(stem) not in groups)
     if not packed:

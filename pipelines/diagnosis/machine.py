@@ -1,4 +1,4 @@
-"""Python and the system below it, processors, GPUs and codecs."""
+"""Python, the operating system, CPUs, GPUs and codecs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _compare_python(shown: str, wanted: str | None) -> Finding:
 
 
 def report_devices(facts: dict[str, Any], *, cgroup: Path = CGROUP) -> list[Finding]:
-    """What `probes.list_devices` says of this machine."""
+    """Findings from `probes.list_devices`."""
     return [_report_cpu(facts["threads"], cgroup), *_report_gpus(facts)]
 
 
@@ -69,7 +69,7 @@ def _report_gpu(device: str, name: str, error: str | None) -> Finding:
 
 
 def report_codecs(facts: dict[str, Any]) -> list[Finding]:
-    """What `probes.list_codecs` says of FFmpeg."""
+    """Findings from `probes.list_codecs`."""
     there = [codec for codec in DECODERS if codec in facts["there"]]
     missing = [codec for codec in DECODERS if codec not in there]
     message = f"FFmpeg {facts['ffmpeg']} decodes {', '.join(there) or 'none of the usual codecs'}"

@@ -22,7 +22,7 @@ ALTERNATIVES = {OPENCV: ("opencv-python-headless", "opencv-contrib-python", "ope
 
 @dataclass(frozen=True)
 class Package:
-    """A distribution and what shows that it works."""
+    """A distribution and the step that shows that it works."""
 
     distribution: str
     step: str
@@ -94,7 +94,7 @@ def check_engines() -> list[Finding]:
 def read_requirements() -> dict[str, Requirement]:
     """What deepfake's own metadata asks for here, by distribution.
 
-    Empty where deepfake runs from a folder and is not installed, or packaging is not there to compare versions.
+    Empty if deepfake is not installed but runs from a folder, or if packaging is missing.
     """
     try:
         from packaging.requirements import Requirement
@@ -134,7 +134,7 @@ def _report(package: Package, result: StepResult | None, wanted: Requirement | N
 
 
 def find_remedy(package: Package, error: str, wanted: Requirement | None) -> str:
-    """What helps against an import's error."""
+    """The remedy for an import error."""
     values = {
         "distribution": package.distribution,
         "requirement": _specify(wanted) if wanted else package.distribution,

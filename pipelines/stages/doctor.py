@@ -24,7 +24,7 @@ def diagnose(
     workspace: str | Path | None = None,
     on_finding: FindingCallback = lambda _finding: None,
 ) -> list[Finding]:
-    """Look at everything that deepfake needs; takes some seconds, and raises nothing for what it finds.
+    """Check everything that deepfake needs; takes some seconds. Problems are returned, not raised.
 
     Packages are imported in separate processes. Checks that depend on them (the self-test, opening inputs) are left out
     if something is broken before.
@@ -110,6 +110,6 @@ CHECKS: dict[str, Check] = {
     "cache": check_cache,
     "temporary files": check_temporary,
 }
-"""What needs nothing of the others; the self-test and the inputs of a job come after."""
+"""Checks independent of each other; the self-test and the inputs of a job come after."""
 OPENING = {"opencv", "av", "others"}
 """Checks of what opens the inputs of a job."""

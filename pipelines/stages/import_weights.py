@@ -36,14 +36,14 @@ _ZIP_MAGIC, _PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
 
 @dataclass(frozen=True)
 class ImportedWeights:
-    """What was written."""
+    """The result of an import."""
 
     path: Path
     source_sha256: str
     tensors: int
     """Written, batch norms' statistics and counters included."""
     left_out: tuple[str, ...]
-    """Names in the source that are no weights of the network."""
+    """Names in the source that are not weights of the network."""
     num_attentions: int
     """M."""
 
@@ -56,14 +56,14 @@ def import_weights(
     margin: float = 1.0,
     overwrite: bool = False,
 ) -> ImportedWeights:
-    """Convert a trained detector of its authors into a checkpoint for `predict`.
+    """Convert a detector trained by its authors into a checkpoint for `predict`.
 
     Args:
         source: `torch.save` of a state dict, or of a dictionary that has one under `state_dict`.
         output: the checkpoint to write, `.safetensors`.
         layout: whose parameter names the source has.
-        margin: of the aligned faces that the network shall see. How the authors cropped is not in the file.
-        overwrite: replace an output that is there.
+        margin: of the aligned faces given to the network. The file does not record how the authors cropped.
+        overwrite: replace an existing output.
 
     Raises:
         CheckpointError: the source is missing, damaged, of another kind, or of another network.

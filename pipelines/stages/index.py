@@ -29,7 +29,7 @@ ROW_FORMAT = 1
 
 @dataclass(frozen=True)
 class IndexSummary:
-    """What a run of `index` ended with."""
+    """The result of `index`."""
 
     folder: Path
     videos: list[VideoRow]
@@ -37,15 +37,15 @@ class IndexSummary:
     report: CheckReport | None
     """Only with `check`."""
     dealt: bool
-    """Whether the sides were dealt here."""
+    """Whether `index` assigned the split."""
     left_out: int
-    """Videos that dealing could give no side."""
+    """Videos that could not be assigned to a split."""
     dropped: int
     """Videos that lost their split to `drop_leaks`."""
 
     @property
     def counts(self) -> dict[str | None, dict[str, int]]:
-        """Videos by side and label; None stands for those without a split."""
+        """Videos by split and label; None stands for those without a split."""
         counts = Counter((video.split, video.label) for video in self.videos)
         sides = [side for side in (*SPLITS, None) if any(counts[side, label] for label in LABELS)]
         return {side: {label: counts[side, label] for label in LABELS} for side in sides}

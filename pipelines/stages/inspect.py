@@ -1,4 +1,4 @@
-"""`inspect`: what a manifest or a checkpoint holds and where it comes from. Imports no torch."""
+"""`inspect`: contents and provenance of a manifest or checkpoint. Does not import torch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def inspect(path: Path | str) -> Inspection:
     """Facts about a Parquet manifest or part, a workspace's stage folder, a checkpoint file or a registry name.
 
     Raises:
-        ConfigError: not there or of no known kind.
+        ConfigError: missing, or of an unknown kind.
     """
     entry = weights.find_entry(str(path))
     if entry is not None and entry.is_embedded:
@@ -66,7 +66,7 @@ def read_manifest(path: Path | str) -> pd.DataFrame:
     """A manifest, part or Parquet of scores as a pandas table, for notebooks.
 
     Raises:
-        ManifestError: not there, or not a readable Parquet file.
+        ManifestError: missing, or not a readable Parquet file.
     """
     table: pd.DataFrame = read_table(Path(path)).to_pandas()
     return table

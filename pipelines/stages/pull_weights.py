@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PulledWeights:
-    """A registered file that is there and whole."""
+    """An intact registered file."""
 
     path: Path
     sha256: str
@@ -35,13 +35,13 @@ class PulledWeights:
 def pull_weights(
     name: str, *, overwrite: bool = False, on_progress: ProgressCallback = ignore_progress
 ) -> PulledWeights:
-    """The file of a registry name in the cache, fetched if it is not there or damaged.
+    """The file of a registry name in the cache, downloaded if it is missing or damaged.
 
     An interrupted pull is resumed. The file gets its name only after its digest was checked, so a file under that name is
     always usable; a second pull at the same time waits for the first.
 
     Args:
-        overwrite: fetch it again in any case, from its first byte.
+        overwrite: download it again from the first byte.
 
     Raises:
         CheckpointError: unknown name, or one that has no address.
