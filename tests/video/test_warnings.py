@@ -10,6 +10,7 @@ import pytest
 
 from pipelines.errors import UnreadableError
 from pipelines.video import open_video
+from pipelines.video.frames import ChosenFrames
 from tests.synthetic import read_number, write_video
 
 NUM_FRAMES, GOP = 12, 4
@@ -83,6 +84,22 @@ def test_a_damaged_picture_of_motion_jpeg_is_left_out(tmp_path: Path, name: str)
     with open_video(path) as video:
         numbers = [read_number(frame.image) for frame in video.frames(range(video.info.num_frames))]
     assert numbers == [0, 1, 2, 3, 4, *range(6, 12)]
+
+
+def test_a_single_lost_frame_is_named_in_the_singular(tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    path.write_bytes(_lose_first_packet_and_index(_write(path, codec="mpeg4", gop=2)))
+    with open_video(path) as video:
+        assert video.warning is not None and "1 frame before the first keyframe cannot be decoded" in video.warning
+
+
+def test_the_sampled_frames_that_are_lost_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    path.write_bytes(_lose_middle_packet(_write(path, codec="mjpeg")))
+    with open_video(path) as video:
+        frames = ChosenFrames(video, path, count=NUM_FRAMES)
+        assert len(list(frames)) == NUM_FRAMES - 1
+    assert frames.note is not None and "1 of 12 frames in the index could not be found" in frames.note
 
 
 def test_a_broadcast_may_begin_between_two_keyframes(tmp_path: Path) -> None:
