@@ -296,3 +296,11 @@ def test_sources_of_one_name_are_told_apart_in_the_report(tmp_path: Path) -> Non
     assert [section.dataset for section in report.sections] == [None, "celebdf/scores", "dfdc/scores"]
     alone = evaluate(sources[0], EvaluateConfig(bootstrap=0), labels=tmp_path / "l.csv")
     assert alone.sources == ["scores.csv"]
+
+
+def test_every_path_may_be_text(tmp_path: Path) -> None:
+    scores, labels = write_planted(tmp_path, plant(30))
+    report = str(tmp_path / "r.json")
+    evaluate(str(scores), QUICK, labels=str(labels), outputs=report, plots=str(tmp_path / "plots"))
+    assert json.loads(Path(report).read_text("utf-8"))["videos.scored"] == 30
+    assert (tmp_path / "plots" / "roc.png").is_file()
