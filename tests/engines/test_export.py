@@ -142,7 +142,7 @@ def test_the_command_says_what_it_has_written_and_how_it_compares(
     result = deepfake("export", "--checkpoint", checkpoint, "-o", output)
     assert result.exit_code == 0, result.stderr
     assert f"{output}: tiny.safetensors ({file_digest(checkpoint)[:12]})" in result.stdout
-    assert "on 10 images (4 real faces among them)" in result.stdout
+    assert "on 10 images (including 4 real faces)" in result.stdout
     again = deepfake("export", "--checkpoint", checkpoint, "-o", output)
     assert again.exit_code == 2 and "exists; name another output" in again.stderr
 
