@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pipelines.errors import DatasetError
 from pipelines.records import VideoRow, table_to_rows
 from pipelines.system.csv_text import read_lines
-from pipelines.system.image_limits import MAX_IMAGE_BYTES
+from pipelines.system.image_header import MAX_IMAGE_BYTES
 from pipelines.video import KNOWN_IMAGE_SUFFIXES
 from pipelines.workspace.labels import LABEL_FIELDS, VideoLabel, label_and_split_in, to_label
 from pipelines.workspace.manifest import read_table

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.errors import InputError, ManifestError
-from pipelines.system.image_header import read_image_size
-from pipelines.system.image_limits import MAX_PIXELS
+from pipelines.system.image_header import MAX_PIXELS, read_image_size
 
 Image = npt.NDArray[np.uint8]
 PNG_COMPRESSION = 1

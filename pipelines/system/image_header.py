@@ -1,10 +1,17 @@
-"""Recognises image files by their first bytes and reads their size without decoding them."""
+"""Recognises image files by their first bytes, reads their size without decoding them, and limits it."""
 
 from __future__ import annotations
 
 import struct
 from typing import Final
 
+from pipelines.errors import UnreadableError
+
+MAX_MEGAPIXELS: Final = 200
+PIXELS_PER_MEGAPIXEL: Final = 1_000_000
+MAX_PIXELS: Final = MAX_MEGAPIXELS * PIXELS_PER_MEGAPIXEL
+MAX_IMAGE_BYTES: Final = 8 * MAX_PIXELS
+"""Size of an uncompressed picture with four 16-bit channels: the limit for a file."""
 KNOWN_IMAGE_SUFFIXES: Final = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 
 # JPEG segments that state the size: all start-of-frame markers (C4, C8 and CC in that range mean other things).
@@ -47,6 +54,12 @@ def read_image_size(data: bytes) -> tuple[int, int] | None:
     except (struct.error, KeyError):
         pass
     return None
+
+
+def refuse_giant(name: str, width_px: int, height_px: int) -> None:
+    """Raise UnreadableError if a picture of this size is too large to be decoded."""
+    if width_px * height_px > MAX_PIXELS:
+        raise UnreadableError(f"{name} is {width_px} x {height_px} px, over {MAX_MEGAPIXELS} megapixels; scale it down")
 
 
 _OLD_BMP_HEADER_SIZE = struct.pack("<I", 12)

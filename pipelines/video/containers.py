@@ -13,8 +13,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from pipelines.errors import UnreadableError
-from pipelines.system.image_header import KNOWN_IMAGE_SUFFIXES, is_heif, is_image
-from pipelines.system.image_limits import MAX_PIXELS, refuse_giant
+from pipelines.system.image_header import KNOWN_IMAGE_SUFFIXES, MAX_PIXELS, is_heif, is_image, refuse_giant
 from pipelines.video.mp4_index import refuse_bloated_index
 
 KNOWN_VIDEO_SUFFIXES: Final = frozenset((

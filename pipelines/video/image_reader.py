@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import UnreadableError
-from pipelines.system.image_header import read_image_size
-from pipelines.system.image_limits import MAX_IMAGE_BYTES, refuse_giant
+from pipelines.system.image_header import MAX_IMAGE_BYTES, read_image_size, refuse_giant
 from pipelines.video.containers import shown_name
 from pipelines.video.reader import Frame, Indices, VideoInfo, check_indices
 
