@@ -27,11 +27,10 @@ from pipelines import TrainConfig, make_train_config
 from pipelines.checkpoints.preprocessing import Preprocessing, cut_input, to_network_input
 from pipelines.data.faces import Face, FaceImages
 from pipelines.system.image_files import read_image
-from pipelines.training.allocator import keep_freed_memory
 from pipelines.training.attention_augmentation import AttentionAugmentation
 from pipelines.training.loop import Trainer
 from pipelines.training.losses import RegionalIndependenceLoss
-from pipelines.training.run import make_network
+from pipelines.training.run import keep_freed_memory, make_network
 
 SIZE = 160
 BATCH = 32

@@ -1,4 +1,4 @@
-"""Pictures of cropped faces as the videos that they belong to, and those in batches that are worked on as one part."""
+"""Groups face crops into videos, and videos into batches that are processed as one part."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FACES_PER_PART = 1000
 
 @dataclass(frozen=True)
 class SourceVideo:
-    """The pictures that share one `video` value; a picture without one is a video of its own."""
+    """The face crops that share one `video` value; a crop without one forms a separate video."""
 
     row: VideoRow
     faces: tuple[SourceFace, ...]
@@ -24,17 +24,17 @@ class SourceVideo:
 
 @dataclass(frozen=True)
 class FaceBatch:
-    """Videos that share a part."""
+    """Videos that are stored in one part."""
 
     part_id: str
     videos: tuple[SourceVideo, ...]
 
 
 def group_videos(faces: Iterable[SourceFace]) -> list[SourceVideo]:
-    """Pictures by their `video` value, in order of first appearance; each with digests and one label.
+    """Face crops by their `video` value, in order of first appearance; each video with digest and label.
 
     Raises:
-        DatasetError: there are none, one picture has two labels, or the faces of one video differ in what is said of it.
+        DatasetError: no crops, one picture with two labels, or contradictory labels within a video.
     """
     groups: dict[str, list[SourceFace]] = {}
     for face in faces:
@@ -68,7 +68,7 @@ def group_videos(faces: Iterable[SourceFace]) -> list[SourceVideo]:
 
 
 def make_batches(videos: Iterable[SourceVideo]) -> Iterator[FaceBatch]:
-    """As many videos in a part as have `FACES_PER_PART` pictures, and at least one."""
+    """Batches of up to `FACES_PER_PART` crops, with at least one video each."""
     batch: list[SourceVideo] = []
     for video in videos:
         if batch and sum(len(member.faces) for member in batch) + len(video.faces) > FACES_PER_PART:
@@ -80,7 +80,7 @@ def make_batches(videos: Iterable[SourceVideo]) -> Iterator[FaceBatch]:
 
 
 def split_batches(batches: Iterable[FaceBatch], chosen: Collection[str]) -> list[FaceBatch]:
-    """The batches, but those of the chosen parts video by video."""
+    """The batches, with those of the chosen parts split into single videos."""
     divided: list[FaceBatch] = []
     for batch in batches:
         divided += [_make_batch([video]) for video in batch.videos] if batch.part_id in chosen else [batch]
@@ -88,7 +88,7 @@ def split_batches(batches: Iterable[FaceBatch], chosen: Collection[str]) -> list
 
 
 def split_where_begun(batches: Iterable[FaceBatch], is_finished: Callable[[str], bool]) -> list[FaceBatch]:
-    """As an earlier run has divided those that failed as a whole."""
+    """Split the batches that an earlier run has split after they failed as a whole."""
     batches = list(batches)
     begun = [
         batch.part_id
@@ -101,9 +101,9 @@ def split_where_begun(batches: Iterable[FaceBatch], is_finished: Callable[[str],
 
 
 def _agreed(name: str, faces: Sequence[SourceFace]) -> VideoLabel:
-    """What is said of the video, in which all its faces agree but in who is seen: that may be several people."""
-    everybody = ";".join(dict.fromkeys(face.about.identity for face in faces if face.about.identity)) or None
-    said = {replace(face.about, identity=everybody) for face in faces}
+    """The label of a video. All its faces must agree, except on the identity: several people may be visible."""
+    identities = ";".join(dict.fromkeys(face.about.identity for face in faces if face.about.identity)) or None
+    said = {replace(face.about, identity=identities) for face in faces}
     for field in LABEL_FIELDS:
         if len({getattr(about, field) for about in said}) > 1:
             raise DatasetError(f"the faces of {name} differ in {field}; give each video one")

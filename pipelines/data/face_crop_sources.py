@@ -1,4 +1,4 @@
-"""Reading collections of cropped faces: a Parquet file, a CSV list, a folder with real/ and fake/, or an indexed data set."""
+"""Readers of face crops: a Parquet file, a CSV list, a folder with real/ and fake/, or an indexed data set."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ IMAGE_COLUMNS = ("image", "image_jpeg")
 
 @dataclass(frozen=True)
 class SourceFace:
-    """One picture of a face."""
+    """One face crop."""
 
     name: str
-    """Unique in the source; the `path` of its row."""
+    """Unique within the source; the `path` of its row."""
     read: Callable[[], bytes]
-    """The encoded picture."""
+    """Returns the encoded picture."""
     video: str | None
-    """The source's name for the video; None makes the picture its own video."""
+    """The source's name for the video; None makes the crop a separate video."""
     about: VideoLabel
 
 
 def read_source(source: Path) -> Iterator[SourceFace]:
-    """The pictures of a collection, in order.
+    """The face crops of a source, in order.
 
     Raises:
-        DatasetError: not there, none of the four kinds, or with labels that are not `real` or `fake`.
+        DatasetError: missing, none of the four kinds, or labels other than `real` and `fake`.
     """
     if source.is_dir():
         return _read_folder(source)
@@ -57,7 +57,7 @@ def read_source(source: Path) -> Iterator[SourceFace]:
 
 
 def digest_of_pictures(pictures: Iterable[bytes]) -> str:
-    """What tells a video of encoded pictures: the SHA-256 of the one, or of the digests of several in order."""
+    """The digest of a video of encoded pictures: the SHA-256 of a single one, or of the digests of several in order."""
     digests = [hashlib.sha256(data).hexdigest() for data in pictures]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
@@ -89,7 +89,7 @@ def _read_parquet(source: Path) -> Iterator[SourceFace]:
 
 
 def _is_plain(kind: pa.DataType) -> bool:
-    """Text, numbers or nothing at all."""
+    """Whether a column holds text, numbers or only nulls."""
     kind, types = kind.value_type if pa.types.is_dictionary(kind) else kind, pa.types
     kinds = (
         types.is_string,
@@ -147,7 +147,7 @@ def _read_folder(source: Path) -> Iterator[SourceFace]:
 
 
 def _read_indexed(manifest: Path) -> Iterator[SourceFace]:
-    """The sequences of a data set that comes as cropped faces: one folder of pictures a video."""
+    """The sequences of a data set of face crops: one folder of pictures per video."""
     for row in table_to_rows(read_table(manifest, VideoRow), VideoRow):
         folder = Path(row.path)
         if folder.is_file():
@@ -156,7 +156,7 @@ def _read_indexed(manifest: Path) -> Iterator[SourceFace]:
                 f"run: deepfake extract-frames {manifest} -w WORKSPACE"
             )
         names = sorted(path.name for path in _files_in(folder) if path.suffix.lower() in KNOWN_IMAGE_SUFFIXES)
-        for name in names or [""]:  # a sequence without pictures gets its row too
+        for name in names or [""]:  # a sequence without pictures gets a row, too
             yield SourceFace(f"{row.video_key}/{name}", _reader_of(folder / name), row.video_key, VideoLabel.of(row))
 
 
@@ -170,10 +170,10 @@ def _reader_of(path: Path) -> Callable[[], bytes]:
 
 def _read_picture(path: Path) -> bytes:
     try:
-        # a pipe or a device would never end, and a file of many gigabytes is no picture
+        # reading a pipe or device would never end, and a file of many gigabytes is not a picture
         is_picture = path.is_file() and path.stat().st_size <= MAX_IMAGE_BYTES
         return path.read_bytes() if is_picture else b""
-    except (OSError, ValueError):  # nothing there, not ours to read, or a name that no file can have: its row says so
+    except (OSError, ValueError):  # missing, unreadable or an impossible name: reported in its row
         return b""
 
 

@@ -1,4 +1,4 @@
-"""The faces of a `detect-faces` manifest as training images: reading, a memory cache, self-blends, loading ahead."""
+"""The faces of a `detect-faces` manifest as training images: reading, memory cache, self-blends, prefetching."""
 
 from __future__ import annotations
 
@@ -27,56 +27,56 @@ Image = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
 CACHE_BYTES_MAX = 6_000_000_000
 BATCHES_AHEAD = 2
-"""Batches that are made while the consumer works on one."""
+"""Batches that are prepared while the consumer works on one."""
 
 
 @dataclass(frozen=True)
 class Face:
-    """A crop on disk and what is known of it."""
+    """A face crop on disk with its metadata."""
 
     path: Path
     label: int
     """0 real, 1 fake."""
     video_id: str
     landmarks: npt.NDArray[np.float32] | None = field(default=None, compare=False)
-    """(5, 2) in pixels of the crop; NaN or None where they are not known."""
+    """(5, 2) in pixels of the crop; NaN or None if unknown."""
     group: str | None = None
-    """What its video belongs to: a fake and its original have one group."""
+    """The group of its video: a fake and its original are in the same one."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one process is given for one step: N faces, or its share of them."""
+    """The N faces of one step, or one process's share of them."""
 
     images: list[Image]
     """N of (S, S, 3) uint8."""
     labels: Integers
-    """(N,), 0 real, 1 fake. A real face that was blended with itself is fake."""
+    """(N,), 0 real, 1 fake. A self-blended real face is fake."""
     indices: Integers
-    """(N,), which faces they are."""
+    """(N,), indices of the faces."""
     positions: Integers
-    """(N,), their places in the order of the epoch, over all processes."""
+    """(N,), positions in the order of the epoch, over all processes."""
 
 
 def default_cache_bytes() -> int:
-    """At most half of the memory that is free now."""
+    """At most half of the free memory."""
     free = _free_memory_bytes()
     return CACHE_BYTES_MAX if free is None else min(CACHE_BYTES_MAX, free // 2)
 
 
 @dataclass
 class FaceImages:
-    """Reads crops at the contract's geometry; keeps the region it needs in memory while `cache_bytes` lasts."""
+    """Reads crops at the contract's geometry, and caches the regions it needs up to `cache_bytes`."""
 
     faces: Sequence[Face]
     contract: Preprocessing
     augment: str = "flip"
-    """A preset of `image_augmentation`, for training images."""
+    """Preset of `image_augmentation` for training images."""
     crop_jitter: float = 0.04
     """Random crops reach this share of the crop box beyond it, where the aligned frame has room. 0: the crop box itself."""
     cache_bytes: int = field(default_factory=default_cache_bytes)
     self_blends: bool = False
-    """Whether real faces are asked for as self-blends, too: more of them is then kept in memory."""
+    """Whether real faces are also used for self-blends; larger regions are then cached."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.crop_jitter < 0.5:
@@ -87,21 +87,21 @@ class FaceImages:
         return len(self.faces)
 
     def evaluation_image(self, index: int) -> Image:
-        """(S, S, 3) uint8, exactly what `predict` shows the network."""
+        """(S, S, 3) uint8, exactly the input that the network gets in `predict`."""
         return self._cache.get(("input", index), lambda: cut_input(read_image(self.faces[index].path), self.contract))
 
     def training_image(self, index: int, rng: np.random.Generator) -> Image:
-        """(S, S, 3) uint8: shifted and scaled by a few percent, then augmented. Not to be written to."""
+        """(S, S, 3) uint8: shifted and scaled by a few percent, then augmented. Do not modify it."""
         from pipelines.data.image_augmentation import augment_image
 
-        as_it_is = not self._reach_px and not self._is_blended(index)  # else one cached image must do for both uses
-        image = self.evaluation_image(index) if as_it_is else self._random_crop(self._region(index), rng)
+        is_plain = not self._reach_px and not self._is_blended(index)  # otherwise one cached region serves both uses
+        image = self.evaluation_image(index) if is_plain else self._random_crop(self._region(index), rng)
         return augment_image(image, self.augment, rng)
 
     def self_blended_image(self, index: int, rng: np.random.Generator, *, as_fake: bool) -> Image:
-        """(S, S, 3) uint8: a real face blended with itself, or the target of that blend, which is learned as real.
+        """(S, S, 3) uint8: a self-blend of a real face, or the target of that blend, which is learned as real.
 
-        From equal generators the two are cropped and augmented alike, so that only the blend tells them apart.
+        With equal generators, both are cropped and augmented in the same way and differ only in the blend.
         """
         from pipelines.data.image_augmentation import augment_image
 
@@ -136,7 +136,7 @@ class FaceImages:
         return resize_square(region[y0 : y0 + side_px, x0 : x0 + side_px], self.contract.input_size)
 
     def _region(self, index: int, room_px: int = 0) -> Image:
-        """The crop box with the room that random crops need, and `room_px` more, clipped to the aligned frame."""
+        """The crop box with the margin that random crops need plus `room_px`, clipped to the aligned frame."""
         kept_px = self._room_px if self._is_blended(index) else 0
         kept_slices, slices = self._slices(kept_px), self._slices(room_px, start=self._start(kept_px))
         return self._cache.get(("region", index), lambda: read_image(self.faces[index].path)[kept_slices].copy())[
@@ -144,7 +144,7 @@ class FaceImages:
         ]
 
     def _start(self, room_px: int) -> tuple[int, int]:
-        """x and y in the aligned frame where a region with so much room begins."""
+        """x and y in the aligned frame of the top-left corner of a region with this margin."""
         x0, y0, _, _ = self.contract.crop_box
         return max(0, x0 - self._reach_px - room_px), max(0, y0 - self._reach_px - room_px)
 
@@ -163,9 +163,9 @@ class FaceImages:
 
 
 def preview_self_blends(images: FaceImages, *, seed: int, columns: int) -> list[Image]:
-    """Rows to look at, uint8 RGB, two for each real face: its self-blends' targets, and the self-blends below them.
+    """Preview rows, uint8 RGB, two for each real face: the targets of its self-blends, and the self-blends below them.
 
-    Each begins with the untouched face; crops and augmentation are those of training.
+    Each row begins with the original face; crops and augmentation are those of training.
     """
     rows = []
     for index in (index for index, face in enumerate(images.faces) if face.label == 0):
@@ -177,7 +177,7 @@ def preview_self_blends(images: FaceImages, *, seed: int, columns: int) -> list[
 
 
 class _ImageCache:
-    """Images by key, as many as fit into a number of bytes. A copy for another process starts empty."""
+    """Images by key, up to a number of bytes. A pickled copy starts empty."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -200,8 +200,8 @@ class _ImageCache:
 
 
 def _free_memory_bytes() -> int | None:
-    """What programs can still have, or None where the system does not say."""
-    try:  # Linux counts what its file cache would give back here, but not under SC_AVPHYS_PAGES
+    """Memory available to programs, or None if the system does not report it."""
+    try:  # on Linux this includes reclaimable file cache, unlike SC_AVPHYS_PAGES
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
@@ -224,20 +224,20 @@ def load_batches(
     world_size: int = 1,
     blended: Container[int] = frozenset(),
 ) -> Generator[Batch, None, None]:
-    """The augmented images of an epoch's whole batches from `first_step` on, read ahead by threads.
+    """The augmented images of an epoch's complete batches from `first_step` on, prefetched by threads.
 
     Batch k of all processes is `order[k * batch_size : (k + 1) * batch_size]`; process `rank` of `world_size` gets the
     rank-th of equal slices of it. Each image has its own random stream of (seed, position in the order): neither the
-    threads, nor the processes, nor where an epoch is resumed change a pixel. The faces at the positions `blended` are
-    blended with themselves; what stands before each is the target of that blend, made from the same stream.
+    threads, nor the processes, nor where an epoch is resumed change a pixel. The faces at the positions `blended` become
+    self-blends; the face before each is the target of that blend, made from the same stream.
 
     Raises:
-        ConfigError: the batch can not be divided equally among the processes.
+        ConfigError: the batch cannot be divided equally among the processes.
     """
     assert 0 <= rank < world_size and first_step >= 0
     share, rest = divmod(batch_size, world_size)
     if rest:
-        raise ConfigError(f"a batch of {batch_size} can not be divided equally among {world_size} processes")
+        raise ConfigError(f"a batch of {batch_size} cannot be divided equally among {world_size} processes")
     starts = range(first_step * batch_size, len(order) - batch_size + 1, batch_size)
     steps = [np.arange(start + rank * share, start + (rank + 1) * share, dtype=np.int64) for start in starts]
     return _load_ahead(images, order, steps, seed=seed, workers=workers, blended=blended)
@@ -259,7 +259,7 @@ def _load_ahead(
                 return images.self_blended_image(order[place], rng, as_fake=position == place)
         return images.training_image(order[position], np.random.default_rng((*seed, position)))
 
-    # torch's threads are left alone here: one core for each of these makes libgomp spin longer in the training step
+    # torch's thread count stays as it is: reserving a core for each of these makes libgomp spin longer in the training step
     pool = ThreadPoolExecutor(max(1, workers), "load-faces")
     try:
         upcoming = ((positions, [pool.submit(load, int(p)) for p in positions]) for positions in steps)
@@ -270,5 +270,5 @@ def _load_ahead(
             indices = np.array([order[p] for p in positions], dtype=np.int64)
             labels = np.array([int(p in blended) or images.faces[order[p]].label for p in positions], dtype=np.int64)
             yield Batch([future.result() for future in futures], labels, indices, positions)
-    finally:  # also where the consumer stops early: what has not begun is dropped
+    finally:  # also if the consumer stops early: pending images are dropped
         pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""What belongs together: copies, a fake and its original, the videos of one person or of one `group`."""
+"""Which videos are related: copies, a fake and its original, videos of one identity or of one `group`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def group_videos(videos: Sequence[VideoRow]) -> list[str]:
 
 
 def people_in(videos: Sequence[VideoRow], groups: Sequence[str]) -> list[tuple[str, ...]]:
-    """Who is seen in each video; one of which nothing is said may show anybody of its group (see `group_videos`)."""
+    """The identities in each video; one without known identities may show any of its group (see `group_videos`)."""
     known: dict[str, dict[str, None]] = {}
     for video, group in zip(videos, groups, strict=True):
         known.setdefault(group, {}).update(dict.fromkeys(video.identities))
@@ -36,7 +36,7 @@ def people_in(videos: Sequence[VideoRow], groups: Sequence[str]) -> list[tuple[s
 
 
 def ties_of(videos: Sequence[VideoRow], groups: Sequence[str]) -> list[tuple[str, ...]]:
-    """What else holds each video to others, beside its original: the people in it, and its `group`."""
+    """What relates each video to others in addition to its original: its identities, and its `group`."""
     people = people_in(videos, groups)
     return [
         (*(f"identity:{person}" for person in seen), *([f"group:{video.group}"] if video.group else ()))
@@ -47,9 +47,9 @@ def ties_of(videos: Sequence[VideoRow], groups: Sequence[str]) -> list[tuple[str
 def join_ties(
     videos: Sequence[VideoRow], base_groups: Mapping[VideoRow, str], ties: Mapping[VideoRow, Sequence[str]]
 ) -> dict[VideoRow, str]:
-    """Groups joined where they share a tie, named after the tie whose name comes first in the alphabet.
+    """Groups merged where they share a tie, named after their alphabetically first tie.
 
-    Not after a video: many more may be added to a person without the group moving to the other side.
+    Not after a video, so that videos of an identity can be added without moving its group to another split.
     """
     joined = _Joined()
     for video in videos:
@@ -63,34 +63,34 @@ def join_ties(
 
 
 def hash_group(group: str, seed: int) -> str:
-    """What a group's place in a dealing is decided by: nothing but its name and the seed."""
+    """The sort key of a group; it depends only on its name and the seed."""
     return hashlib.sha256(f"{seed}:{group}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class _Joined:
-    """Sets of names that grow together; each goes by one of its names."""
+    """Disjoint sets of names (union-find); each is represented by one of its names."""
 
     def __init__(self) -> None:
         self._leads_to: dict[str, str] = {}
 
     def find(self, name: str) -> str:
-        """The name that the set goes by."""
+        """The representative of the name's set."""
         while name in self._leads_to:
             above = self._leads_to[name]
-            if above in self._leads_to:  # shorten the way for the next one
+            if above in self._leads_to:  # path compression
                 self._leads_to[name] = self._leads_to[above]
             name = above
         return name
 
     def join(self, leader: str, name: str) -> None:
-        """Both are of one set, which goes by what the leader's went by."""
+        """Merge two sets; the leader's representative is kept."""
         leader, name = self.find(leader), self.find(name)
         if leader != name:
             self._leads_to[name] = leader
 
 
 def _make_resolver(keys: Iterable[str]) -> Callable[[str], str]:
-    """From what a labels file calls an original (a key, a path or a file name, with suffix or without) to its key."""
+    """Maps an original as named in a labels file (key, path or file name, with or without suffix) to its key."""
     known = set(keys)
     by_stem: dict[str, list[str]] = {}
     for key in known:

@@ -46,7 +46,7 @@ def augment_image(image: Image, preset: str, rng: np.random.Generator) -> Image:
     """Apply the preset `none`, `flip` or `robust` to an image (S, S, 3) uint8 RGB; the shape stays the same.
 
     All random numbers come from `rng`, none from torch, so the result does not depend on threads. The argument is not
-    modified; it is returned itself where no operation was drawn.
+    modified; it is returned itself if no operation applies.
 
     Raises:
         ConfigError: unknown preset.

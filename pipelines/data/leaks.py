@@ -1,4 +1,4 @@
-"""What stands on two sides of a split although it must not: a content, an original with its fakes, a group, an identity."""
+"""Leaks: a content, an original with its fakes, a group or an identity in more than one split."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ NAMES: Mapping[LeakKind, tuple[str, str]] = {
     "group": ("group", "groups"),
     "identity": ("identity", "identities"),
 }
-"""One and several of each kind, the narrowest first."""
+"""Singular and plural of each kind, the narrowest first."""
 EXAMPLES = 2
-"""Of each kind, in a message."""
+"""Examples of each kind in a message."""
 
 
 @dataclass(frozen=True)
 class Leak:
-    """One thing on several sides."""
+    """One content, original, group or identity in several splits."""
 
     kind: LeakKind
     value: str
     """The content's SHA-256, the video_key of the original, or the name of the group or identity."""
     sides: tuple[str, ...]
     videos: tuple[tuple[str, ...], ...]
-    """The video_keys on each of the `sides`."""
+    """The video_keys in each of the `sides`."""
 
     def __str__(self) -> str:
         value = self.value[:12] if self.kind == "content" else repr(self.value)
@@ -41,14 +41,14 @@ class Leak:
 
 
 def find_leaks(sides: Mapping[str, Sequence[VideoRow]], *, others: Sequence[VideoRow] = ()) -> list[Leak]:
-    """Everything that stands on two or more of the named sides: contents, originals, groups, identities.
+    """Contents, originals, groups and identities in two or more of the named splits.
 
-    Each cause is told once: copies of one content on two sides are not a leak of their original as well, and a fake and its
+    Each cause is reported once: copies of one content on two sides are not a leak of their original as well, and a fake and its
     original are not one of their group or identity, unless a further video takes part.
 
     Args:
-        sides: rows of one manifest by the name of their side.
-        others: its rows on no side. They may tell what belongs together: an original that is left out, with its identity.
+        sides: rows of one manifest by the name of their split.
+        others: its rows in no split. They may relate videos: an original that is left out, with its identity.
     """
     names = [name for name, videos in sides.items() for _ in videos]
     videos = [video for side in sides.values() for video in side]
@@ -69,7 +69,7 @@ def refuse_leaks(sides: Mapping[str, Sequence[VideoRow]], *, others: Sequence[Vi
     """Stop before anything is trained or measured on sides that leak.
 
     Raises:
-        LeakError: something stands on two sides; the message counts and names it.
+        LeakError: there is a leak; the message counts and names it.
     """
     leaks = find_leaks(sides, others=others)
     if not leaks:
@@ -92,7 +92,7 @@ def _find(
     side_of: Sequence[str],
     videos: Sequence[VideoRow],
 ) -> Iterator[Leak]:
-    """Values on several sides that are not all of one narrower cause, which is told for itself."""
+    """Values in several splits, except where all have one narrower cause, which is reported itself."""
     bearers: dict[str, list[int]] = {}
     for index, values in enumerate(values_of):
         for value in values:

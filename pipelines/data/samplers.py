@@ -1,4 +1,4 @@
-"""Which faces an epoch shows, in which order: as many real as fake, no video before its turn, or fakes beside their originals."""
+"""Samplers: the faces of an epoch in order, half real and half fake, each video in turn, or fakes paired with originals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipelines.errors import DatasetError
 
 
 def draw_blended(count: int, share: float, rng: np.random.Generator) -> frozenset[int]:
-    """Which of the fakes' places 1, 3, 5, … below `count` a real face blended with itself shall have: `share` of them."""
+    """The positions of self-blends: a random `share` of the fakes' positions 1, 3, 5, … below `count`."""
     places = np.arange(1, count, 2)
     return frozenset(rng.permutation(places)[: round(share * len(places))].tolist())
 
@@ -19,13 +19,13 @@ def draw_blended(count: int, share: float, rng: np.random.Generator) -> frozense
 def draw_balanced(
     faces: Sequence[Face], count: int, rng: np.random.Generator, blended: Container[int] = frozenset()
 ) -> list[int]:
-    """Indices of `count` faces, real and fake in turn; every video of a class once before any comes again.
+    """Indices of `count` faces, real and fake alternating; every video of a class is used once before any is repeated.
 
-    A video's face is drawn anew each time, so videos with many faces do not outweigh the others. The fakes' places
-    `blended` have the real face of the place before.
+    A video's face is sampled each time, so videos with many faces do not outweigh others. The positions `blended` repeat
+    the real face of the position before.
 
     Raises:
-        DatasetError: a class has no face, and is needed.
+        DatasetError: a class that is needed has no face.
     """
     by_class: list[dict[str, list[int]]] = [{}, {}]
     for index, face in enumerate(faces):
@@ -43,14 +43,14 @@ def draw_balanced(
 def draw_pairs(
     faces: Sequence[Face], count: int, rng: np.random.Generator, blended: Container[int] = frozenset()
 ) -> list[int]:
-    """As `draw_balanced`, but before each fake stands a real face of its group (its original), where there is one.
+    """Like `draw_balanced`, but each fake is preceded by a real face of its group (its original), where there is one.
 
-    A batch then shows both sides of the same person, room and light, and what differs is the forgery. The fakes take turns;
-    a real video is seen as often as fakes of it are drawn. Real faces for fakes without an original, and for self-blends,
-    take turns of their own.
+    Both show the same person, room and light; only the forgery differs. Each fake video is used once before any is repeated;
+    a real video is used as often as its fakes are. For fakes without an original, and for self-blends, real videos alternate
+    as in `draw_balanced`.
 
     Raises:
-        DatasetError: a class has no face, and is needed.
+        DatasetError: a class that is needed has no face.
     """
     balanced = draw_balanced(faces, count, rng, blended)
     originals: dict[str, list[int]] = {}

@@ -173,7 +173,7 @@ def _draw_motion(box: tuple[float, float, float, float], rng: np.random.Generato
 def _draw_mask(
     hull: Points, box: tuple[float, float, float, float], size_px: tuple[int, int], rng: np.random.Generator
 ) -> Mask:
-    """(H, W) in 0..1: the hull with a wavy edge, smaller by a drawn width, blurred by another; `size_px` is (W, H)."""
+    """(H, W) in 0..1: the hull with a wavy edge, eroded and blurred by random widths; `size_px` is (W, H)."""
     x0, y0, x1, y1 = box
     canvas = rng.integers(*CANVAS_SIDE_PX, 2, endpoint=True)
     scale = canvas / (x1 - x0, y1 - y0)

@@ -1,4 +1,4 @@
-"""Stage `train`: a detector of one's own from a `detect-faces` manifest."""
+"""Stage `train`: trains a detector on the faces of a `detect-faces` manifest."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ PREVIEW_COLUMNS = 8
 
 @dataclass(frozen=True)
 class TrainSummary:
-    """What a training run ended with."""
+    """The result of a training run."""
 
     folder: Path
     epochs: list[EpochRow]
     train_videos: int
     val_videos: int
     test_videos: int
-    """Videos of the split `test`, which were not used."""
+    """Videos in the split `test`, which were not used."""
 
     @property
     def best(self) -> EpochRow:
@@ -72,18 +72,18 @@ def train(
     run: str = "default",
     on_progress: ProgressCallback = ignore_progress,
 ) -> TrainSummary:
-    """Train from the workspace's faces; a run that was interrupted goes on after its last saved step.
+    """Train on the workspace's faces; an interrupted run resumes after its last saved step.
 
-    Writes `train/<run>/best.safetensors`, `last.safetensors`, `last.state.pt`, `videos.parquet` (which video was on which
-    side), `log.csv`, `attention/`, `tensorboard/` and, when all epochs are done, `manifest.parquet` with a row per epoch.
+    Writes `train/<run>/best.safetensors`, `last.safetensors`, `last.state.pt`, `videos.parquet` (the split of each
+    video), `log.csv`, `attention/`, `tensorboard/` and, when all epochs are finished, `manifest.parquet` with a row per epoch.
     Videos of the split `test` are never read.
 
     Raises:
         ManifestError: no finished `detect-faces` stage.
-        DatasetError: no labels, or a class missing on one side of the split.
-        LeakError: content, an original or a person stands on two sides of the given splits.
+        DatasetError: no labels, or a class missing in training or validation.
+        LeakError: a content, original or identity is in two of the given splits.
         SettingsChangedError: the run was started with other settings or other faces.
-        TrainingDivergedError: the loss is no longer a number.
+        TrainingDivergedError: the loss is no longer finite.
         KeyboardInterrupt: Ctrl-C; the run is saved as it is.
     """
     from pipelines.system.device import choose_device
@@ -105,7 +105,7 @@ def train(
     )
     with hold_stage(workspace, f"{STAGE}-{run}"):
         _refuse_own_start(Path(workspace) / STAGE / run, config.init, overwrite=options.overwrite)
-        try_network(config)  # what can not be trained must not cost the run that is there
+        try_network(config)  # before anything of an existing run is deleted
         folder = _open_run(Path(workspace), run, provenance, overwrite=options.overwrite)
         _write_sides(folder, faces.split, provenance)
         rows = launch(
@@ -127,14 +127,14 @@ def train(
 
 
 def preview_augmentations(workspace: Path | str, output: Path | str, config: TrainConfig | None = None) -> Path:
-    """Write a picture of training faces: each as it is, then under the image augmentation of the config.
+    """Write a picture of training faces: each original, then versions with the image augmentation of the config.
 
-    With `self_blend`, two more rows for each real face: what is learned as real beside a self-blend of it, and the blend.
+    With `self_blend`, two more rows for each real face: the targets of its self-blends, and the self-blends.
 
     Raises:
         ManifestError: no finished `detect-faces` stage.
         DatasetError: no labelled face.
-        ConfigError: the output is no .png or .jpg.
+        ConfigError: the output is not a .png or .jpg.
     """
     from pipelines.data.image_augmentation import preview_augmentations as draw
     from pipelines.training.run import make_training_images
@@ -167,7 +167,7 @@ def preview_augmentations(workspace: Path | str, output: Path | str, config: Tra
 
 
 def make_contract(config: TrainConfig, upstream: Provenance) -> Preprocessing:
-    """The preprocessing that a checkpoint of this run must be used with."""
+    """The preprocessing contract of the run's checkpoints."""
     faces = upstream.settings
     mean, std = _normalization_of(config)
     geometry = Preprocessing(
@@ -178,16 +178,16 @@ def make_contract(config: TrainConfig, upstream: Provenance) -> Preprocessing:
         std=std,
         frames=config.frames,
     )
-    if not faces["detector_sha256"]:  # faces imported as they were: `predict` uses the default detector
+    if not faces["detector_sha256"]:  # imported with --as-is: `predict` uses the default detector
         return geometry
     contract = replace(geometry, detector=faces["detector"], detector_sha256=faces["detector_sha256"])
-    if upstream.stage == "import-faces":  # its thresholds are for pictures that are known to be a face
+    if upstream.stage == "import-faces":  # its thresholds are for pictures known to show a face
         return contract
     return replace(contract, max_side=faces["max_side"], min_score=faces["min_score"])
 
 
 def _normalization_of(config: TrainConfig) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation by channel, of values in 0..1."""
+    """Mean and standard deviation per channel, for values in 0..1."""
     import timm
     from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -206,7 +206,7 @@ def _normalization_of(config: TrainConfig) -> tuple[tuple[float, float, float], 
 
 @dataclass(frozen=True)
 class _Faces:
-    """The workspace's faces and sides."""
+    """The workspace's faces and their split."""
 
     root: Path
     provenance: Provenance
@@ -219,7 +219,7 @@ class _Faces:
 
 
 def _read_faces(workspace: Path, config: TrainConfig) -> _Faces:
-    """The faces of the upstream stage, divided; nothing that leaks gets further than here."""
+    """The faces of the upstream stage with their split; leaks are refused."""
     upstream, provenance = open_upstream(workspace, "detect-faces")
     split = split_videos(
         upstream.read_videos(),
@@ -236,7 +236,7 @@ def _read_faces(workspace: Path, config: TrainConfig) -> _Faces:
 def _faces_of(
     videos: Sequence[VideoRow], by_video: Mapping[str, Sequence[Any]], root: Path, limit: int | None = None
 ) -> list[Face]:
-    """The crops of the videos, each content once; at most `limit` of a video, spread evenly."""
+    """The crops of the videos, each content once; at most `limit` per video, evenly spaced."""
     chosen = []
     group_of = dict(zip((video.video_id for video in videos), group_videos(videos), strict=True))
     for video in {video.video_id: video for video in videos}.values():
@@ -273,7 +273,7 @@ def _open_run(workspace: Path, run: str, provenance: Provenance, *, overwrite: b
     folder = workspace / STAGE / run
     if overwrite and folder.exists():
         try:
-            for name in ("manifest.parquet", "last.state.pt"):  # first what the next run would go on from
+            for name in ("manifest.parquet", "last.state.pt"):  # first what a run would resume from
                 remove_for_good(folder / name)
             shutil.rmtree(folder)
         except OSError as error:
@@ -313,7 +313,7 @@ def _report(config: TrainConfig, on_progress: ProgressCallback) -> Any:
 
 
 def _describe_init(init: str) -> dict[str, str | None]:
-    """The initial weights by name and digest: where the file lies changes nothing."""
+    """The initial weights by name and digest; the file's location does not matter."""
     if init == "none":
         return {"init": "none", "init_sha256": None}
     file = resolve_weights(init, kind="checkpoint")

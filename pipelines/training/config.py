@@ -42,7 +42,7 @@ class RegionalIndependenceConfig:
     """`squared`: per map, the sum over the maps. `frobenius`: one distance over all maps of an image, not squared; between
     centres the plain distance."""
     inner_margins: tuple[float, float] = (0.05, 0.1)
-    """m_in of real and fake. A negative one pushes: that class shall be at least so far away."""
+    """m_in of real and fake. A negative value repels: the minimum distance of that class."""
     outer_margin: float = 0.2
     """m_out."""
     pairs: Literal["ordered", "unordered"] = "ordered"
@@ -91,17 +91,17 @@ class AttentionAugmentationConfig:
     mode: Literal["soft", "hard", "none"] = "soft"
     """`soft`: equation 6, blur where the drawn map looks. `hard`: equation 7, erase there."""
     select: Literal["uniform", "sqrt-mass"] = "uniform"
-    """How the map is drawn: all alike, or with the square root of (its sum + 1)."""
+    """How the map is sampled: uniformly, or weighted by the square root of (its sum + 1)."""
     normalize: Literal["max", "minmax"] = "max"
     """How a map is brought to 0..1; the paper only says normalised."""
     scale: float = 0.3
     """Resize factor of the degraded image."""
     sigma_px: float = 7.0
-    """Of the Gaussian blur, in pixels of the reduced image."""
+    """Sigma of the Gaussian blur, in pixels of the reduced image."""
     kernel_px: int = 11
     """Side of the blur's kernel; not printed in the paper, 11 in the authors' code."""
     noise: float = 0.0
-    """Deviation of the noise that is added to the reduced image, in normalised units."""
+    """Standard deviation of the noise added to the reduced image, in normalised units."""
     remap: Literal["identity", "sigmoid"] = "identity"
     """`sigmoid`: sharpen the map; threshold and zoom are drawn once per batch."""
     remap_threshold: tuple[float, float] = (0.4, 0.6)
@@ -109,13 +109,13 @@ class AttentionAugmentationConfig:
     drop_threshold: float = 0.5
     """theta_d of equation 7."""
     use: Literal["second-pass", "replace"] = "second-pass"
-    """`second-pass`: the degraded images are learned beside the clean ones. `replace`: instead of them."""
+    """`second-pass`: the degraded images are learned in addition to the clean ones. `replace`: instead of them."""
     ce_weight: float = 1.0
-    """Of the cross-entropy of the degraded images."""
+    """Weight of the cross-entropy of the degraded images."""
     match_weight: float = 0.0
-    """Of the distance between the region vectors of clean and degraded images, the drawn map left out."""
+    """Weight of the distance between the region vectors of clean and degraded images, without the selected map."""
     last_epochs: int = 0
-    """Only in the last epochs; 0 means in all epochs of the full network."""
+    """Number of last epochs that use it; 0 means all epochs of the full network."""
 
     def __post_init__(self) -> None:
         check_choices(self, "agda.")
@@ -133,7 +133,7 @@ class AttentionAugmentationConfig:
 
 @dataclass(frozen=True)
 class OptimizationConfig:
-    """How the weights are moved. Each phase has its own optimiser and runs through its own schedule."""
+    """How the weights are updated. Each phase has a separate optimiser and schedule."""
 
     optimizer: Optimizer = "adam"
     learning_rate: float = 1e-3
@@ -184,7 +184,7 @@ class TrainConfig:
     """Settings of `train`; the defaults are the preset `paper` (section 4.1 of the paper)."""
 
     preset: Preset = "paper"
-    """Where the other settings began; `backbone` trains a plain classifier, the paper's "EfficientNet-B4" row."""
+    """The defaults of the other settings; `backbone` trains a plain classifier, the paper's "EfficientNet-B4" row."""
     network: MultiAttentionConfig = PAPER
     """Of the preset `backbone`, only `backbone`, `drop_path_rate` and `bn_momentum` count."""
     init: str = "none"
@@ -198,19 +198,19 @@ class TrainConfig:
     that the backbone's name stands for."""
     augment: ImageAugment = "flip"
     crop_jitter: float = 0.04
-    """Random crops reach this share of the crop box beyond it, where the aligned frame has room."""
+    """Random crops extend beyond the crop box by up to this share of it, within the aligned frame."""
     pair_originals: bool = False
-    """Show each fake beside a real face of the video it was made from, where that is known."""
+    """Pair each fake with a real face of the video it was made from, where that is known."""
     self_blend: float = 0.0
     """Share of the fakes that are real training faces blended with themselves (`self_blending`), 0..1. The real face beside
     each is the target of that blend."""
     epochs: int = 20
     backbone_epochs: int = 0
-    """First epochs that train the backbone alone, on plain cross-entropy."""
+    """Number of first epochs that train the backbone alone, with plain cross-entropy."""
     patience: int = 0
     """Stop when the validation AUC of the full network has not risen for so many epochs; 0 never stops early."""
     samples_per_epoch: int = 0
-    """Faces drawn per epoch, half real and half fake; 0 means as many as there are."""
+    """Faces sampled per epoch, half real and half fake; 0 means as many as there are."""
     auxiliary: Auxiliary = "ril"
     """What keeps the maps apart: regional independence, additive-margin softmax, or nothing."""
     ril: RegionalIndependenceConfig = field(default_factory=RegionalIndependenceConfig)
@@ -222,7 +222,7 @@ class TrainConfig:
     val_fraction: float = 0.1
     """Share of the groups held out when the manifest has no split `val`."""
     frames: int = DEFAULT_FRAMES
-    """Frames per video that `predict` shall use with this checkpoint."""
+    """Frames per video that `predict` uses with this checkpoint."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -305,7 +305,7 @@ def make_train_config(preset: str = "paper", settings: Mapping[str, Any] | None 
         ConfigError: an unknown preset or setting, or a value that does not fit.
     """
     if "preset" in {**(settings or {}), **named}:
-        raise ConfigError("preset is where all settings begin and no setting itself; use --preset")
+        raise ConfigError("preset holds the defaults of all settings and is not a setting itself; use --preset")
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
     try:
@@ -322,9 +322,9 @@ class TrainOptions(RunOptions):
     devices: int = 1
     """Processes, one for each GPU (or for each part of a CPU's cores); they share a batch."""
     compile: bool = False
-    """Compile the network first (torch.compile): minutes at the start, faster steps on some devices."""
+    """Compile the network first (torch.compile): takes minutes at the start, then steps are faster on some devices."""
     cache_gb: float | None = None
-    """Memory for decoded faces; None takes what is sensible here."""
+    """Memory for decoded faces; None chooses by the free memory."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Starting from weights that are there: a checkpoint of the same network, or weights of its backbone."""
+"""Initial weights: a checkpoint of the same network, or weights of its backbone."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pipelines.training.step import Network
 
 _WHOLE = "backbone.net."
 _CLASSIFIER = "net."
-"""How the names of a backbone's weights begin in checkpoints of the two kinds of network; files from elsewhere have none."""
+"""Prefixes of a backbone's weights in checkpoints of the two kinds of network; files from elsewhere have none."""
 
 
 def load_initial_weights(network: Network, init: str) -> None:
     """Start from a checkpoint of the same network, or from weights of its backbone.
 
-    Backbone weights may be a file from elsewhere or a checkpoint of either kind of network. A classifier of another number
-    of classes stays new.
+    Backbone weights may be a file from elsewhere or a checkpoint of either kind of network. A classifier with a different
+    number of classes is left untrained.
 
     Raises:
         CheckpointError: names or shapes do not fit.

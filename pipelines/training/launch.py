@@ -1,7 +1,7 @@
-"""Where a run computes: in this process on one device, or in one process for each of several, through Lightning Fabric.
+"""Starts a run in this process on one device, or in one process for each of several devices, with Lightning Fabric.
 
-Fabric, not Accelerate: devices, precision and processes are arguments of one object there, where Accelerate has a launcher
-and reads its environment; `--devices 4` shall need neither.
+Fabric, not Accelerate: in Fabric, devices, precision and processes are arguments of one object; Accelerate needs a launcher
+and reads environment variables.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from pipelines.training.config import TrainConfig, TrainOptions, TrainPrecision
 from pipelines.training.loop import StepReport
 from pipelines.training.run import Run, continue_run
 
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # here, as processes begin to speak before they work
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # at import, as new processes log before they work
 _FABRIC_PRECISION = {"float32": "32-true", "bf16": "bf16-mixed", "float16": "16-mixed"}
 PROCESS_TIMEOUT = timedelta(hours=6)
-"""How long processes wait for each other: one of them validates while the others wait."""
+"""How long processes wait for each other: the first one validates while the others wait."""
 OnStep = Callable[[StepReport, list[EpochRow]], None]
 
 
@@ -45,7 +45,7 @@ def choose_precision(precision: TrainPrecision, device: torch.device) -> TrainPr
 
 
 def check_devices(config: TrainConfig, options: TrainOptions) -> None:
-    """Refuse what this machine does not have, and a batch that it could not divide.
+    """Refuse devices that this machine does not have, and a batch size that cannot be divided among them.
 
     Raises:
         ConfigError: with the reason.
@@ -61,7 +61,7 @@ def check_devices(config: TrainConfig, options: TrainOptions) -> None:
         raise ConfigError("--devices needs CUDA or CPU; mps is one device")
     if batch % (2 * count * config.optimization.accumulate):
         raise ConfigError(
-            f"a batch of {batch} can not be cut into even parts for {count} devices and accumulate "
+            f"a batch of {batch} cannot be divided evenly among {count} devices with accumulate="
             f"{config.optimization.accumulate}; change --batch-size"
         )
 
@@ -69,14 +69,18 @@ def check_devices(config: TrainConfig, options: TrainOptions) -> None:
 def launch(run: Run, on_step: OnStep) -> list[EpochRow]:
     """Train until the run is done.
 
-    Ctrl-C and SIGTERM are answered after the step in progress, when its state is saved; a second one at once.
+    On Ctrl-C or SIGTERM, the step in progress is finished and the state saved; a second signal stops at once.
 
     Raises:
         TrainingDivergedError, ManifestError, CheckpointError: see `continue_run`.
-        KeyboardInterrupt, or what the program does on SIGTERM: the run was told to stop, and is saved.
+        KeyboardInterrupt, or the program's reaction to SIGTERM: the run was stopped, and is saved.
     """
     with StopSignals() as signals:
-        rows = _launch_here(run, on_step, signals) if run.options.devices == 1 else _launch_many(run, on_step, signals)
+        fabric = make_fabric(run.config, run.options)
+        if run.options.devices == 1:
+            rows = continue_run(fabric, run, on_step, lambda: signals.received is not None)
+        else:
+            rows = _launch_processes(fabric, run, on_step, signals)
     if rows is None:
         signals.answer()
         raise KeyboardInterrupt
@@ -84,7 +88,7 @@ def launch(run: Run, on_step: OnStep) -> list[EpochRow]:
 
 
 class _OneMachine(LightningEnvironment):
-    """Processes are started from here and on this machine, whatever a cluster's or an earlier run's variables say."""
+    """Starts processes on this machine only, and ignores environment variables of clusters and earlier runs."""
 
     @property
     def creates_processes_externally(self) -> bool:
@@ -105,7 +109,7 @@ class _OneMachine(LightningEnvironment):
 
 
 def make_fabric(config: TrainConfig, options: TrainOptions) -> Fabric:
-    """Devices, precision and processes of a run. New processes start anew (spawn): a forked CUDA context is unusable."""
+    """Devices, precision and processes of a run. Processes are spawned, as a forked CUDA context is unusable."""
     device, count = choose_device(options.device), options.devices
     several = DDPStrategy(start_method="spawn", find_unused_parameters=True, timeout=PROCESS_TIMEOUT)
     return Fabric(
@@ -117,20 +121,14 @@ def make_fabric(config: TrainConfig, options: TrainOptions) -> Fabric:
     )
 
 
-def _launch_here(run: Run, on_step: OnStep, signals: StopSignals) -> list[EpochRow] | None:
-    fabric = make_fabric(run.config, run.options)
-    return continue_run(fabric, run, on_step, lambda: signals.received is not None)
-
-
-def _launch_many(run: Run, on_step: OnStep, signals: StopSignals) -> list[EpochRow] | None:
-    """The processes report here, and stop when told from here."""
-    fabric = make_fabric(run.config, run.options)
+def _launch_processes(fabric: Fabric, run: Run, on_step: OnStep, signals: StopSignals) -> list[EpochRow] | None:
+    """Progress comes back through a queue; an event stops the processes."""
     context = torch.multiprocessing.get_context("spawn")
     messages, stop = context.SimpleQueue(), context.Event()
     signals.on_receive = stop.set
     reader = _Reader(messages, on_step, stop)
     reader.start()
-    try:  # pickled, there and back: Fabric takes what it is given apart to look for tensors, and chokes on frozen rows
+    try:  # pickled both ways: Fabric searches its arguments for tensors and fails on frozen dataclasses
         outcome = pickle.loads(fabric.launch(_work, pickle.dumps(run), messages, stop))  # type: ignore[arg-type]
     finally:
         messages.put(None)
@@ -142,8 +140,8 @@ def _launch_many(run: Run, on_step: OnStep, signals: StopSignals) -> list[EpochR
 
 
 def _work(fabric: Fabric, pickled: bytes, messages: Any, stop: Any) -> bytes:
-    """In a process of its own: an error that a user can cause is sent back as a value, so that it keeps its kind."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal signals all processes; the first one tells the others
+    """Runs in each process. Expected errors are returned as values, so that they keep their type."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal signals all processes; the parent stops the others
     end_with_parent()
 
     def on_step(report: StepReport, rows: list[EpochRow]) -> None:
@@ -157,7 +155,7 @@ def _work(fabric: Fabric, pickled: bytes, messages: Any, stop: Any) -> bytes:
 
 
 class _Reader(threading.Thread):
-    """Hands on what the processes report. If that fails, the run is stopped and saved, and the pipe still emptied."""
+    """Passes progress to the caller. If that fails, the run is stopped and saved, and the queue is still drained."""
 
     def __init__(self, messages: Any, on_step: OnStep, stop: Any) -> None:
         super().__init__(daemon=True)
@@ -170,6 +168,6 @@ class _Reader(threading.Thread):
                 continue
             try:
                 self._on_step(*message)
-            except BaseException as error:  # whatever it is, the caller's thread shall have it
+            except BaseException as error:  # re-raised in the caller's thread
                 self.error = error
                 self._stop_event.set()

@@ -1,6 +1,6 @@
-"""The training loop: one step after another, each a function of the state before it and of (seed, epoch, step).
+"""The training loop. Every step is a function of the state before it and of (seed, epoch, step).
 
-That is why a run that was stopped and resumed, at whatever step, equals the undisturbed one.
+Therefore a run that was stopped after any step and resumed equals an undisturbed one.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from pipelines.training.validation import ValidationScores, validate
 
 Result = TypeVar("Result")
 Means = dict[str, float]
-"""The parts of StepLosses by name."""
+"""The fields of StepLosses by name."""
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What happened in one step."""
+    """The result of one step."""
 
     epoch: int
     """From 0, like `step`."""
@@ -50,18 +50,18 @@ class StepReport:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What one epoch ended with."""
+    """The result of one epoch."""
 
     row: EpochRow
     images_per_second: float
-    """Of the steps that this run of the program made, without validation."""
+    """Over the steps since the last start, without validation."""
     loader_share: float
-    """Share of their time that went by waiting for images."""
+    """Share of the time spent waiting for images."""
     seconds: float
 
 
 class Diverged(Exception):
-    """A loss or its gradient is no longer a number: what it was computed from."""
+    """A loss or its gradient is not finite; keeps what it was computed from."""
 
     def __init__(self, report: StepReport, batch: Batch, inputs: Tensor) -> None:
         super().__init__(f"losses {report.losses}")
@@ -69,7 +69,7 @@ class Diverged(Exception):
 
 
 def on_first_process(fabric: Fabric, action: Callable[[], Result]) -> Result:
-    """What the first process makes of it, in all of them; its error, too, so that none waits for the others in vain."""
+    """Run an action in the first process; return its result, or raise its error, in all of them, so that none waits forever."""
     result: Result | None = None
     error: DeepfakeError | None = None
     if fabric.is_global_zero:
@@ -84,7 +84,7 @@ def on_first_process(fabric: Fabric, action: Callable[[], Result]) -> Result:
 
 
 class Trainer:
-    """The state of a training run and the ways it moves forward."""
+    """The state of a training run, and the steps and epochs that advance it."""
 
     def __init__(self, network: Network, config: TrainConfig, fabric: Fabric | None = None) -> None:
         self.config = config
@@ -98,13 +98,13 @@ class Trainer:
         self.average = copy.deepcopy(network) if config.optimization.ema_decay else network
         self.finished_epochs = 0
         self.step = 0
-        """Steps of the epoch in progress that are done."""
+        """Finished steps of the epoch in progress."""
         self.rows: list[EpochRow] = []
         self._sums: list[Means] = []
         self._open_phase(self.phase_of(0))
 
     def phase_of(self, epoch: int) -> Phase:
-        """What epoch `epoch` (from 0) trains: the backbone with its own head first, then the whole network."""
+        """What epoch `epoch` (from 0) trains: first the backbone with a separate head, then the whole network."""
         return "backbone" if epoch < self._backbone_epochs else "network"
 
     @property
@@ -113,7 +113,7 @@ class Trainer:
 
     @property
     def is_done(self) -> bool:
-        """All epochs are done, or the validation AUC has not risen for `patience` of them."""
+        """Whether all epochs are finished, or the validation AUC has not improved for `patience` of them."""
         if self.finished_epochs >= self.config.epochs:
             return True
         rows = [row for row in self.rows if row.phase == "network"]
@@ -121,7 +121,7 @@ class Trainer:
         return bool(self.config.patience and since_best >= self.config.patience)
 
     def augments(self, epoch: int) -> bool:
-        """Whether the epoch has the second, attention-guided pass. One map leaves nothing else to look at: never then."""
+        """Whether the epoch has the second, attention-guided pass; never with a single map, as none would remain."""
         agda = self.config.agda
         if agda.mode == "none" or not self.config.separates_maps or self.phase_of(epoch) == "backbone":
             return False
@@ -136,7 +136,7 @@ class Trainer:
         on_step: Callable[[StepReport], None] = lambda report: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> EpochReport | None:
-        """Train the epoch in progress to its end, validate, and append its row; None if it was stopped between two steps.
+        """Train the epoch in progress to its end, validate and append its row; returns None if stopped between two steps.
 
         Raises:
             Diverged: a loss or its gradient is not finite; the weights are those before the step.
@@ -145,7 +145,7 @@ class Trainer:
         self._open_phase(self.phase_of(epoch))
         self._set_training()
         clock = _Clock()
-        with closing(self._batches(images, epoch, workers)) as batches:  # an error must not leave the threads at work
+        with closing(self._batches(images, epoch, workers)) as batches:  # ends the threads after an error, too
             for batch in clock.waiting_for(batches):
                 on_step(self._run_step(batch, images, epoch))
                 if self._any_process(should_stop()) and self.step < self.steps_per_epoch(images):
@@ -155,7 +155,7 @@ class Trainer:
         return EpochReport(self.rows[-1], clock.images_per_second, clock.loader_share, clock.seconds)
 
     def steps_per_epoch(self, images: FaceImages) -> int:
-        """Whole batches, at least one."""
+        """The number of complete batches, at least one."""
         return max(1, (self.config.samples_per_epoch or len(images)) // self.config.optimization.batch_size)
 
     def _any_process(self, answer: bool) -> bool:
@@ -185,7 +185,7 @@ class Trainer:
         rate = self._set_rate(epoch, self.steps_per_epoch(images))
         seed = _seed_of(self.config.seed, epoch, self.step)
         torch.manual_seed(seed + self.fabric.global_rank)  # dropout, drop path, noise: each process its own
-        generator = torch.Generator().manual_seed(seed)  # what is drawn for the whole batch: all the same
+        generator = torch.Generator().manual_seed(seed)  # shared by all parts and processes of the batch
         inputs = to_network_input(batch.images, images.contract, self.fabric.device)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         labels = torch.from_numpy(batch.labels).to(self.fabric.device)
@@ -202,7 +202,7 @@ class Trainer:
         return report
 
     def _accumulate(self, inputs: Tensor, labels: Tensor, epoch: int, generator: torch.Generator) -> Means:
-        """Gradients of the batch, computed in parts; the mean losses over the parts and the processes."""
+        """Accumulate the gradients of the batch part by part; returns the mean losses over parts and processes."""
         self.optimizer.zero_grad(set_to_none=True)
         parts = self.config.optimization.accumulate
         sums: dict[str, list[Tensor]] = {}
@@ -231,7 +231,7 @@ class Trainer:
         return dict(zip(sums, means.tolist(), strict=True))
 
     def _clip(self) -> float:
-        """The gradient's norm, which is cut to `clip_norm` if that is set."""
+        """Clip the gradient to `clip_norm` if set; returns its norm before clipping."""
         largest = self.config.optimization.clip_norm or float("inf")
         norm = self.fabric.clip_gradients(self._wrapped, self.optimizer, max_norm=largest, error_if_nonfinite=False)
         return float(norm)  # type: ignore[arg-type]
@@ -249,7 +249,7 @@ class Trainer:
         return optimization.learning_rate * factor
 
     def _open_phase(self, phase: Phase) -> None:
-        """A new optimiser for a new phase: the rate starts again, and moments of other losses would mislead it."""
+        """Create a new optimiser for a new phase: the schedule restarts, and moments of other losses would be misleading."""
         if getattr(self, "_phase", None) == phase:
             return
         self._phase: Phase = phase
@@ -289,7 +289,7 @@ class Trainer:
 
     def _make_row(self, validation: FaceImages) -> EpochRow:
         phase = self.phase_of(self.finished_epochs)
-        # one process's statistics and averages decide for all
+        # the first process's statistics and averages count
         scores = on_first_process(self.fabric, lambda: self.validate(validation, phase))
         earlier = [row.val_auc for row in self.rows if row.phase == phase]
         losses = {name: _mean(name, self._sums) for name in StepLosses._fields}
@@ -311,11 +311,11 @@ class Trainer:
         )
 
     def validate(self, images: FaceImages, phase: Phase = "network") -> ValidationScores:
-        """How the averaged weights do on the validation videos."""
+        """Scores of the averaged weights on the validation videos."""
         return validate(self.average, images, phase, self.fabric.device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
+        """The complete state that the next step depends on."""
         return {
             "step_module": self.step_module.state_dict(),
             "average": self.average.state_dict() if self.average is not self.network else None,
@@ -327,21 +327,21 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Restore a state from `state_dict`."""
         self.rows = [EpochRow(**row) for row in state["rows"]]
         self.finished_epochs, self.step = len(self.rows), state["step"]
         self._sums = list(state["sums"])
         self.step_module.load_state_dict(state["step_module"])
         if state["average"] is not None:
             self.average.load_state_dict(state["average"])
-        begun = self.finished_epochs if self.step else self.finished_epochs - 1  # whose optimiser was saved
+        begun = self.finished_epochs if self.step else self.finished_epochs - 1  # the epoch whose optimiser was saved
         self._open_phase(self.phase_of(max(0, begun)))
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
 
 
 class _Clock:
-    """Where the time of an epoch goes."""
+    """Measures how the time of an epoch is spent."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
@@ -371,5 +371,5 @@ def _mean(name: str, sums: Sequence[Means]) -> float | None:
 
 
 def _seed_of(seed: int, epoch: int, step: int) -> int:
-    """Far apart for neighbouring steps, the same on every machine."""
+    """A seed that differs widely between neighbouring steps and is the same on every machine."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{epoch}:{step}".encode()).digest()[:7], "little")

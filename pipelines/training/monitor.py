@@ -50,10 +50,10 @@ def _harmless(
             method(self, *args, **kwargs)
         except (OSError, StorageError) as error:
             self.is_off = True
-            log.warning("curves, log.csv and attention pictures end here (%s); the training goes on", error)
+            log.warning("curves, log.csv and attention pictures end here (%s); training continues", error)
         except Exception:  # a bug, or an error of TensorFlow's file layer, which TensorBoard uses where it is installed
             self.is_off = True
-            log.exception("curves, log.csv and attention pictures end here; the training goes on")
+            log.exception("curves, log.csv and attention pictures end here; training continues")
 
     return guarded
 
@@ -184,7 +184,7 @@ def _read_rows(path: Path) -> dict[int, Mapping[str, Any]]:
 
 
 class _Curves:
-    """TensorBoard's event file, opened when something is first written; silent where TensorBoard can not be used."""
+    """TensorBoard's event file, opened when something is first written; inactive where TensorBoard cannot be used."""
 
     def __init__(self, folder: Path, *, first_step: int) -> None:
         self._folder = folder
@@ -219,7 +219,7 @@ class _Curves:
             return self._writer
         try:
             from torch.utils.tensorboard import SummaryWriter
-        except Exception as error:  # beside ImportError: with a protobuf that does not fit it is a TypeError
+        except Exception as error:  # besides ImportError: an incompatible protobuf raises TypeError
             self._is_missing = True
             log.info("no TensorBoard curves (%s); `pip install tensorboard` to have them", error)
             return None
@@ -255,7 +255,7 @@ def _writes_events(thread: threading.Thread | None) -> bool:
 
 
 def peak_memory_mb(device_type: str) -> float:
-    """Most memory so far, in 10^6 bytes: of tensors on a CUDA device, else of the process; NaN where nobody tells."""
+    """Most memory so far, in 10^6 bytes: of tensors on a CUDA device, else of the process; NaN where unknown."""
     if device_type == "cuda":
         import torch
 

@@ -50,9 +50,9 @@ def draw_attention_maps(
 
 
 def stack_panels(
-    pictures: Sequence[Image], titles: Sequence[str], *, direction: Literal["below", "beside"] = "below"
+    pictures: Sequence[Image], titles: Sequence[str], *, direction: Literal["below", "right"] = "below"
 ) -> Image:
-    """Pictures (h, w, 3) uint8 below or beside one another on white, each with its title, in ASCII, above it."""
+    """Pictures (h, w, 3) uint8 stacked or side by side on white, each with its title, in ASCII, above it."""
     if not pictures or len(pictures) != len(titles):
         raise ValueError(f"pictures and titles must be as many, at least one; got {len(pictures)} and {len(titles)}")
     panels = [_with_title(picture, title) for picture, title in zip(pictures, titles, strict=True)]

@@ -1,10 +1,12 @@
-"""A run and its folder: built, restored, trained epoch by epoch, saved so that it can be stopped anywhere."""
+"""A training run and its folder: build or restore, train epoch by epoch, save so that it can be stopped after any step."""
 
 from __future__ import annotations
 
+import ctypes
 import io
 import logging
 import pickle
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -27,7 +29,6 @@ from pipelines.models.backbone import set_bn_momentum
 from pipelines.models.multi_attention.network import MultiAttentionDetector
 from pipelines.records import EpochRow
 from pipelines.system.atomic_files import replace_atomically
-from pipelines.training.allocator import keep_freed_memory
 from pipelines.training.config import TrainConfig, TrainOptions
 from pipelines.training.initial_weights import load_initial_weights
 from pipelines.training.loop import Diverged, EpochReport, StepReport, Trainer, on_first_process
@@ -38,13 +39,15 @@ from pipelines.workspace.manifest import Provenance
 
 log = logging.getLogger(__name__)
 DEFAULT_WORKERS = 2
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _NEVER = -1, -4, 2**31 - 1
+"""Parameters of glibc's mallopt."""
 OVERLAY_FACES = 4
 """Validation faces whose attention maps are drawn after each epoch, half real, half fake."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a process needs to train; it can be sent to another one."""
+    """Everything that a process needs to train; picklable."""
 
     folder: Path
     config: TrainConfig
@@ -60,10 +63,10 @@ class Run:
 
 
 def make_network(config: TrainConfig) -> Network:
-    """The network of a config with its initial weights, the same on every machine and in every process.
+    """The network of a config with its initial weights, identical on every machine and in every process.
 
     Raises:
-        ValueError: the config describes no network.
+        ValueError: the config does not describe a network.
         CheckpointError: the initial weights do not fit.
     """
     torch.manual_seed(config.seed)
@@ -79,10 +82,10 @@ def make_network(config: TrainConfig) -> Network:
 
 
 def try_network(config: TrainConfig) -> None:
-    """One image through the network, so that what can not be trained is refused before anything else happens.
+    """Pass one image through the network, so that settings that cannot be trained are refused before anything else happens.
 
     Raises:
-        ConfigError: the config describes no network, or one that does not take such images.
+        ConfigError: the config does not describe a network, or one that does not accept images of this size.
         CheckpointError: the initial weights do not fit.
     """
     image = torch.zeros(1, 3, config.input_size, config.input_size)
@@ -92,7 +95,7 @@ def try_network(config: TrainConfig) -> None:
             network(image)
     except (ValueError, RuntimeError, AssertionError, IndexError) as error:
         raise ConfigError(
-            f"{config.network.backbone} can not be trained at {config.input_size} px with these settings: {error}"
+            f"{config.network.backbone} cannot be trained at {config.input_size} px with these settings: {error}"
         ) from error
 
 
@@ -102,15 +105,20 @@ def continue_run(
     on_step: Callable[[StepReport, list[EpochRow]], None],
     should_stop: Callable[[], bool],
 ) -> list[EpochRow] | None:
-    """Train from the last saved step to the end: the epochs' rows, or None if the run was told to stop and is saved.
+    """Train from the last saved step to the end; returns the epochs' rows, or None if the run was stopped and saved.
 
     Raises:
-        TrainingDivergedError: a loss or its gradient is no longer a number.
-        ManifestError: the saved state does not load.
+        TrainingDivergedError: a loss or its gradient is not finite.
+        ManifestError: the saved state cannot be loaded.
     """
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    trainer = _make_trainer(fabric, run)
+    network = make_network(run.config)
+    trainer = Trainer(network, run.config, fabric)
+    if run.state_path.is_file():
+        _restore(trainer, run.state_path)
+    if run.options.compile:
+        _compile(network, run.config)
     images, validation = _open_images(run, fabric.world_size)
     steps = trainer.steps_per_epoch(images)
     done = trainer.finished_epochs * steps + trainer.step
@@ -139,19 +147,23 @@ def continue_run(
     return trainer.rows
 
 
-def _make_trainer(fabric: Fabric, run: Run) -> Trainer:
-    """As the saved state left it, if there is one."""
-    network = make_network(run.config)
-    trainer = Trainer(network, run.config, fabric)
-    if run.state_path.is_file():
-        _restore(trainer, run.state_path)
-    if run.options.compile:
-        _compile(network, run.config)
-    return trainer
+def keep_freed_memory() -> None:
+    """Make glibc keep freed blocks: every step needs the same ones, and fetching them anew from the system takes time.
+
+    Without glibc this does nothing.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, _NEVER)
 
 
 def _compile(network: Network, config: TrainConfig) -> None:
-    """What each phase calls, when it first calls it."""
+    """Compile what each phase calls, lazily, on the first call."""
     if config.backbone_epochs and isinstance(network, MultiAttentionDetector):
         network.backbone.net.compile()
     network.compile()
@@ -160,7 +172,7 @@ def _compile(network: Network, config: TrainConfig) -> None:
 def make_training_images(
     faces: Sequence[Face], contract: Preprocessing, config: TrainConfig, cache_bytes: int
 ) -> FaceImages:
-    """The faces under what a config does to training images."""
+    """Training images of the faces, with the augmentation of the config."""
     return FaceImages(
         faces,
         contract,
@@ -172,7 +184,7 @@ def make_training_images(
 
 
 def _open_images(run: Run, processes: int) -> tuple[FaceImages, FaceImages]:
-    """For training and validation; each of several processes on this machine gets its share of the memory."""
+    """Images for training and validation; several processes divide the memory between them."""
     config, cache_gb = run.config, run.options.cache_gb
     cache_bytes = default_cache_bytes() // processes if cache_gb is None else int(cache_gb * 1e9)
     images = make_training_images(run.train_faces, run.contract, config, cache_bytes)
@@ -182,7 +194,7 @@ def _open_images(run: Run, processes: int) -> tuple[FaceImages, FaceImages]:
 def _keep_epoch(
     epoch: EpochReport | None, trainer: Trainer, run: Run, validation: FaceImages, monitor: RunMonitor | None
 ) -> None:
-    """Logs and saves a finished epoch; of one that was stopped, saves the state. The log takes back what was not saved."""
+    """Log and save a finished epoch. If the epoch was stopped, save only the state; a resumed run truncates the log to it."""
     assert monitor is not None
     if epoch is None:
         _save_state(trainer, run)
@@ -203,7 +215,7 @@ def _keep_epoch(
 
 
 def _save(trainer: Trainer, run: Run, row: EpochRow) -> None:
-    """The checkpoints, then the state: an epoch counts when its state is there."""
+    """Save the checkpoints, then the state: an epoch is finished once its state is saved."""
     header = CheckpointHeader(
         model=run.config.model,
         model_config=model_config(trainer.network),
@@ -232,7 +244,7 @@ def _save_state(trainer: Trainer, run: Run) -> None:
 
 def _restore(trainer: Trainer, path: Path) -> None:
     try:
-        # to the CPU: what belongs on another device is copied there, and Adam's step counters must stay here
+        # to the CPU: tensors are copied to their device from there, and Adam's step counters must stay on the CPU
         trainer.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except torch.OutOfMemoryError:
         raise
@@ -241,11 +253,11 @@ def _restore(trainer: Trainer, path: Path) -> None:
             f"{path} is damaged or holds code, which is never run; start the run again with --overwrite"
         ) from error
     except Exception as error:  # torch reports damaged files with many types
-        raise ManifestError(f"{path} can not be read ({error}); start the run again with --overwrite") from error
+        raise ManifestError(f"{path} cannot be read ({error}); start the run again with --overwrite") from error
 
 
 def _keep_batch(error: Diverged, run: Run, images: FaceImages, rank: int) -> TrainingDivergedError:
-    """Writes the batch that the loss was not a number for, and says which it is."""
+    """Save the batch whose loss is not finite, and return an error that identifies it."""
     report, path = error.report, run.folder / f"diverged-{rank}.safetensors"
     faces = [images.faces[index] for index in error.batch.indices]
     metadata = {
@@ -266,7 +278,7 @@ def _keep_batch(error: Diverged, run: Run, images: FaceImages, rank: int) -> Tra
 
 
 def _draw_overlay(trainer: Trainer, validation: FaceImages) -> Any:
-    """Attention maps on a few validation faces, always the same ones; None for a network without maps."""
+    """Attention maps of a few validation faces, the same after each epoch; None for a network without maps."""
     by_label = [[i for i, face in enumerate(validation.faces) if face.label == label] for label in (0, 1)]
     chosen = [index for indices in by_label for index in indices[:: max(1, len(indices) // 2)][: OVERLAY_FACES // 2]]
     faces = [validation.evaluation_image(index) for index in chosen]

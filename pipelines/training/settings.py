@@ -15,7 +15,7 @@ Config = TypeVar("Config")
 
 
 def list_settings(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every setting by its path, with its value."""
+    """All settings: values by path."""
     settings: dict[str, Any] = {}
     for each in fields(config):
         value = getattr(config, each.name)
@@ -25,12 +25,12 @@ def list_settings(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def replace_settings(config: Config, changes: Mapping[str, Any], prefix: str = "") -> Config:
-    """The config with some settings changed; a setting is named by its path, or by its last part where that is unique.
+    """The config with some settings changed; a setting is named by its path, or by its last part if that is unique.
 
-    `prefix` is what messages put before the names.
+    Messages put `prefix` before the names.
 
     Raises:
-        ConfigError: an unknown or ambiguous name, or a value of the wrong kind; the message lists what is possible.
+        ConfigError: an unknown or ambiguous name, or an invalid value; the message lists the valid ones.
     """
     known = list_settings(config)
     nested: dict[str, dict[str, Any]] = {}
@@ -76,7 +76,7 @@ def _find_path(name: str, known: Mapping[str, Any]) -> str:
 
 
 def _parse(value: Any, hint: Any, name: str) -> Any:
-    """The value as the setting's type; text is read as a command line writes it."""
+    """Convert a value to the setting's type; text is parsed as on the command line."""
     if isinstance(hint, types.UnionType):
         return None if value is None or str(value).lower() == "none" else _parse(value, typing.get_args(hint)[0], name)
     if typing.get_origin(hint) is Literal:

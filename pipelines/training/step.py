@@ -1,4 +1,4 @@
-"""One training step as a module: both passes and every loss, equation 5. What several processes share is wrapped as a whole."""
+"""One training step as a module, wrapped as a whole for several processes: both passes and every loss (equation 5)."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ Network = MultiAttentionDetector | BackboneClassifier
 
 
 class StepLosses(NamedTuple):
-    """Scalars of one step; None where the step has no such part."""
+    """Scalars of one step; None for parts that the step does not have."""
 
     total: Tensor
-    """What is minimised: the weighted sum."""
+    """The weighted sum that is minimised."""
     ce: Tensor | None = None
     """Cross-entropy of the clean images."""
     ce_augmented: Tensor | None = None
     auxiliary: Tensor | None = None
     match: Tensor | None = None
     attention_cosine: Tensor | None = None
-    """How alike the maps of an image are; not a loss."""
+    """Mean cosine similarity of an image's maps; not a loss."""
 
 
 class TrainingStep(nn.Module):
-    """A network and what is only needed to train it."""
+    """A network with the modules that only training needs."""
 
     def __init__(self, network: Network, config: TrainConfig) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class TrainingStep(nn.Module):
         return self._add_degraded(losses, clean, degraded, drawn, labels)
 
     def end_epoch(self) -> None:
-        """What changes between epochs: alpha."""
+        """Update what changes between epochs: alpha."""
         if isinstance(self.auxiliary, RegionalIndependenceLoss):
             self.auxiliary.end_epoch()
 

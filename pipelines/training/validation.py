@@ -1,4 +1,4 @@
-"""How a network does on faces that it does not learn from."""
+"""Scores of a network on the validation videos."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class ValidationScores:
-    """Video-level results: the mean over a video's faces."""
+    """Video-level metrics; a video's score is the mean over its faces."""
 
     auc: float
     log_loss: float
@@ -30,7 +30,7 @@ class ValidationScores:
 
 
 def validate(network: Network, images: FaceImages, phase: Phase, device: torch.device) -> ValidationScores:
-    """The scores by video."""
+    """Score all faces and compute the metrics per video."""
     probabilities, cosine = score_faces(network, images, phase, device)
     videos = [face.video_id for face in images.faces]
     _, scores = mean_by_group(videos, probabilities)
@@ -42,9 +42,9 @@ def validate(network: Network, images: FaceImages, phase: Phase, device: torch.d
 def score_faces(
     network: Network, images: FaceImages, phase: Phase, device: torch.device
 ) -> tuple[npt.NDArray[np.float64], float | None]:
-    """Fake probabilities (N,) in float32, and how alike the attention maps of a face are on average.
+    """Fake probabilities (N,), and the mean cosine similarity of a face's attention maps.
 
-    In the phase `backbone` by the backbone's own classifier, without maps.
+    The phase `backbone` uses the backbone's classifier and has no maps.
     """
     network.eval()
     parts, cosines = [], []

@@ -351,7 +351,7 @@ def test_the_processes_shares_make_up_the_batch_of_one(noise: FaceImages, world_
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_anything_is_read(noise: FaceImages) -> None:
-    with pytest.raises(ConfigError, match="a batch of 4 can not be divided equally among 3 processes"):
+    with pytest.raises(ConfigError, match="a batch of 4 cannot be divided equally among 3 processes"):
         load_batches(noise, ORDER, 4, seed=(0,), workers=1, world_size=3)
 
 

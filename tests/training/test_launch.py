@@ -170,7 +170,7 @@ def test_a_lost_loss_in_a_process_comes_back_as_what_it_is(tmp_path: Path, faces
 )
 def test_a_batch_that_can_not_be_divided_is_refused(devices: int, settings: dict[str, Any]) -> None:
     config = make_train_config("paper", batch_size=8, **settings)
-    with pytest.raises(ConfigError, match=f"a batch of 8 can not be cut into even parts for {devices} devices"):
+    with pytest.raises(ConfigError, match=f"a batch of 8 cannot be divided evenly among {devices} devices"):
         check_devices(config, TrainOptions(device="cpu", devices=devices))
 
 

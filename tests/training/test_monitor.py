@@ -255,7 +255,7 @@ def test_a_full_disk_ends_the_monitor_with_one_warning_and_not_the_training(
     assert monitor.is_off
     assert (tmp_path / "log.csv").read_bytes() == before
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "no space left" in caplog.text and "the training goes on" in caplog.text
+    assert "no space left" in caplog.text and "training continues" in caplog.text
     assert temporary_files(tmp_path) == []
 
 
@@ -282,7 +282,7 @@ def test_an_event_file_that_can_not_be_written_prints_no_traceback(
             monitor.log_epoch(_row(2), **SPEED)
             assert monitor.is_off
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "the training goes on" in caplog.text
+    assert "training continues" in caplog.text
     assert uncaught == [] and threading.excepthook is hook
 
 

@@ -141,9 +141,9 @@ def test_wrong_shapes_are_told(faces: Array, maps: Array, message: str) -> None:
         draw_attention_maps(faces, maps)
 
 
-@pytest.mark.parametrize(("direction", "at_least"), [("below", (100, 300)), ("beside", (60, 500))])
+@pytest.mark.parametrize(("direction", "at_least"), [("below", (100, 300)), ("right", (60, 500))])
 def test_panels_hold_their_pictures_unchanged_under_a_title(
-    direction: Literal["below", "beside"], at_least: tuple[int, int]
+    direction: Literal["below", "right"], at_least: tuple[int, int]
 ) -> None:
     colors, sizes = [(200, 10, 10), (10, 10, 200)], [(40, 200), (60, 300)]
     pictures = [np.full((*size, 3), color, np.uint8) for size, color in zip(sizes, colors, strict=True)]

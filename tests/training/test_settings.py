@@ -109,7 +109,7 @@ WRONG: dict[str, list[tuple[str, str]]] = {
     "network.attention_dropout": [("1", "in [0, 1)")],
     "network.final_dropout": [("-1", "in [0, 1)")],
     "network.mid_features": [("0", ">= 1")],
-    "preset": [("reference", "no setting itself; use --preset")],
+    "preset": [("reference", "not a setting itself; use --preset")],
     "input_size": [("0", ">= 1")],
     "crop_box": [("0 0 10 20", "a square x0 y0 x1 y1 inside 0..380"), ("0 0 381 381", "inside 0..380")],
     "normalization": [("other", "one of ")],

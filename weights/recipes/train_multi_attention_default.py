@@ -2,8 +2,8 @@
 
     python weights/recipes/train_multi_attention_default.py
 
-Every step is resumable: run it again after an interruption. What it makes is measured by `benchmarks/embedded_weights.py`.
-The data are local, not distributed; the defaults name a folder beside the checkout.
+Every step is resumable: run it again after an interruption. `benchmarks/embedded_weights.py` measures the result. The data
+are local, not distributed; by default they are in a folder next to the checkout.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ COMMON: Mapping[str, Any] = {
     "val_fraction": 0.06,
     "seed": 0,
 }
-"""Of all runs."""
+"""Settings of all runs."""
 LONG: Mapping[str, Any] = {
     "augment": "robust",
     "crop_jitter": 0.06,
@@ -72,14 +72,14 @@ RUNS: Mapping[str, Mapping[str, Any]] = {
         "optimization.batch_size": 48,
         "optimization.ema_decay": 0.995,
     },
-    # self-blends, and each fake beside its original
+    # self-blends, and each fake paired with its original
     "second": {**LONG, "epochs": 7, "optimization.learning_rate": 5e-4},
-    # the same again: every epoch helps, and each run holds other videos out
+    # the same again: every epoch helps, and each run holds out other videos
     "third": {**LONG, "epochs": 7, "optimization.learning_rate": 5e-4, "seed": 1},
     "fourth": {**LONG, "epochs": 7, "optimization.learning_rate": 5e-4, "seed": 2},
 }
-"""Each starts from the last weights of the one before: the learning rate ends at 0. Their validation AUC can not be
-compared: with another seed, other videos are held out, and the run before has seen those."""
+"""Each run starts from the last weights of the one before, as the learning rate ends at 0. Their validation AUC cannot be
+compared: with a different seed other videos are held out, which the run before was trained on."""
 
 
 def main() -> None:
@@ -114,7 +114,7 @@ def main() -> None:
 
 
 def join_tables(sources: Sequence[Path], target: Path) -> None:
-    """One Parquet of all labelled faces, unless it is there."""
+    """Write one Parquet file of all labelled faces, unless it exists."""
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         columns = ("video", "label", "original", "image_jpeg")
