@@ -88,7 +88,7 @@ def train(
     """
     from pipelines.system.device import choose_device
     from pipelines.training.launch import check_devices, choose_precision, launch
-    from pipelines.training.run import Run, try_network
+    from pipelines.training.run import TrainingRun, try_network
 
     config, options = config or TrainConfig(), options or TrainOptions()
     refuse_shard(options, STAGE)
@@ -109,7 +109,7 @@ def train(
         folder = _open_run(Path(workspace), run, provenance, overwrite=options.overwrite)
         _write_sides(folder, faces.split, provenance)
         rows = launch(
-            Run(
+            TrainingRun(
                 folder,
                 config,
                 options,

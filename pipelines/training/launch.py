@@ -26,7 +26,7 @@ from pipelines.system.device import choose_device
 from pipelines.system.processes import StopSignals, end_with_parent
 from pipelines.training.config import TrainConfig, TrainOptions, TrainPrecision
 from pipelines.training.loop import StepReport
-from pipelines.training.run import Run, continue_run
+from pipelines.training.run import TrainingRun, continue_run
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # at import, as new processes log before they work
 _FABRIC_PRECISION = {"float32": "32-true", "bf16": "bf16-mixed", "float16": "16-mixed"}
@@ -66,7 +66,7 @@ def check_devices(config: TrainConfig, options: TrainOptions) -> None:
         )
 
 
-def launch(run: Run, on_step: OnStep) -> list[EpochRow]:
+def launch(run: TrainingRun, on_step: OnStep) -> list[EpochRow]:
     """Train until the run is done.
 
     On Ctrl-C or SIGTERM, the step in progress is finished and the state saved; a second signal stops at once.
@@ -121,7 +121,7 @@ def make_fabric(config: TrainConfig, options: TrainOptions) -> Fabric:
     )
 
 
-def _launch_processes(fabric: Fabric, run: Run, on_step: OnStep, signals: StopSignals) -> list[EpochRow] | None:
+def _launch_processes(fabric: Fabric, run: TrainingRun, on_step: OnStep, signals: StopSignals) -> list[EpochRow] | None:
     """Progress comes back through a queue; an event stops the processes."""
     context = torch.multiprocessing.get_context("spawn")
     messages, stop = context.SimpleQueue(), context.Event()

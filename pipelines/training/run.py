@@ -46,7 +46,7 @@ OVERLAY_FACES = 4
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """Everything that a process needs to train; picklable."""
 
     folder: Path
@@ -101,7 +101,7 @@ def try_network(config: TrainConfig) -> None:
 
 def continue_run(
     fabric: Fabric,
-    run: Run,
+    run: TrainingRun,
     on_step: Callable[[StepReport, list[EpochRow]], None],
     should_stop: Callable[[], bool],
 ) -> list[EpochRow] | None:
@@ -183,7 +183,7 @@ def make_training_images(
     )
 
 
-def _open_images(run: Run, processes: int) -> tuple[FaceImages, FaceImages]:
+def _open_images(run: TrainingRun, processes: int) -> tuple[FaceImages, FaceImages]:
     """Images for training and validation; several processes divide the memory between them."""
     config, cache_gb = run.config, run.options.cache_gb
     cache_bytes = default_cache_bytes() // processes if cache_gb is None else int(cache_gb * 1e9)
@@ -192,7 +192,7 @@ def _open_images(run: Run, processes: int) -> tuple[FaceImages, FaceImages]:
 
 
 def _keep_epoch(
-    epoch: EpochReport | None, trainer: Trainer, run: Run, validation: FaceImages, monitor: RunMonitor | None
+    epoch: EpochReport | None, trainer: Trainer, run: TrainingRun, validation: FaceImages, monitor: RunMonitor | None
 ) -> None:
     """Log and save a finished epoch. If the epoch was stopped, save only the state; a resumed run truncates the log to it."""
     assert monitor is not None
@@ -214,7 +214,7 @@ def _keep_epoch(
     log.info("epoch %d (%s): loss %.4f, val AUC %.4f", row.epoch, row.phase, row.train_loss, row.val_auc)
 
 
-def _save(trainer: Trainer, run: Run, row: EpochRow) -> None:
+def _save(trainer: Trainer, run: TrainingRun, row: EpochRow) -> None:
     """Save the checkpoints, then the state: an epoch is finished once its state is saved."""
     header = CheckpointHeader(
         model=run.config.model,
@@ -235,7 +235,7 @@ def _save(trainer: Trainer, run: Run, row: EpochRow) -> None:
     _save_state(trainer, run)
 
 
-def _save_state(trainer: Trainer, run: Run) -> None:
+def _save_state(trainer: Trainer, run: TrainingRun) -> None:
     with replace_atomically(run.state_path) as beside:
         content = io.BytesIO()
         torch.save(trainer.state_dict(), content)
@@ -256,7 +256,7 @@ def _restore(trainer: Trainer, path: Path) -> None:
         raise ManifestError(f"{path} cannot be read ({error}); start the run again with --overwrite") from error
 
 
-def _keep_batch(error: Diverged, run: Run, images: FaceImages, rank: int) -> TrainingDivergedError:
+def _keep_batch(error: Diverged, run: TrainingRun, images: FaceImages, rank: int) -> TrainingDivergedError:
     """Save the batch whose loss is not finite, and return an error that identifies it."""
     report, path = error.report, run.folder / f"diverged-{rank}.safetensors"
     faces = [images.faces[index] for index in error.batch.indices]

@@ -272,7 +272,7 @@ def test_a_run_has_a_plain_name(work: Path, name: str) -> None:
 def test_a_damaged_state_is_refused_with_what_to_do(undisturbed: Path, work: Path) -> None:
     folder = Path(shutil.copytree(undisturbed, work / "train" / "default"))
     (folder / "last.state.pt").write_bytes((folder / "last.state.pt").read_bytes()[:5000])
-    with pytest.raises(ManifestError, match="last.state.pt can not be read .*; start the run again with --overwrite"):
+    with pytest.raises(ManifestError, match="last.state.pt cannot be read .*; start the run again with --overwrite"):
         train(work, TINY)
 
 
@@ -339,9 +339,9 @@ def test_missing_or_foreign_initial_weights_are_refused(work: Path, init: str, m
     [
         (
             {"backbone": "no_such_net"},
-            "no_such_net can not be trained at .* px with these settings: timm has no network 'no_such_net'",
+            "no_such_net cannot be trained at .* px with these settings: timm has no network 'no_such_net'",
         ),
-        ({"texture_tap": "L99"}, "can not be trained at .* px with these settings: .* has no tap 'L99'; it has L1"),
+        ({"texture_tap": "L99"}, "cannot be trained at .* px with these settings: .* has no tap 'L99'; it has L1"),
     ],
 )
 def test_a_network_that_can_not_be_built_is_refused(work: Path, changed: dict[str, Any], message: str) -> None:

@@ -285,7 +285,7 @@ def test_a_network_that_takes_no_such_images_is_refused_before_a_run_exists(
     work: Path, settings: dict[str, Any]
 ) -> None:
     config = _change(SHORT, **settings, texture_tap="L1", attention_tap="L2")
-    with pytest.raises(ConfigError, match=f"{settings['backbone']} can not be trained at 32 px with these settings"):
+    with pytest.raises(ConfigError, match=f"{settings['backbone']} cannot be trained at 32 px with these settings"):
         train(work, config)
     assert not (work / "train").exists()
 

@@ -21,7 +21,7 @@ from pipelines.records import EpochRow
 from pipelines.training.config import TrainOptions, make_train_config
 from pipelines.training.launch import check_devices, launch, make_fabric
 from pipelines.training.loop import StepReport
-from pipelines.training.run import Run
+from pipelines.training.run import TrainingRun
 from pipelines.workspace.manifest import Provenance
 from tests.conftest import CROP_BOX, Image
 
@@ -72,16 +72,16 @@ def body(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _run(folder: Path, faces: Faces, preset: str, settings: dict[str, Any], *, devices: int) -> Run:
+def _run(folder: Path, faces: Faces, preset: str, settings: dict[str, Any], *, devices: int) -> TrainingRun:
     contract = Preprocessing(input_size=64, crop_box=CROP_BOX)
     config = make_train_config(preset, EXACT | settings)
     folder.mkdir(exist_ok=True)
-    return Run(
+    return TrainingRun(
         folder, config, TrainOptions(device="cpu", devices=devices), contract, Provenance("train", 1, {}, None), *faces
     )
 
 
-def _train(run: Run) -> list[StepReport]:
+def _train(run: TrainingRun) -> list[StepReport]:
     reports: list[StepReport] = []
     launch(run, lambda report, _rows: reports.append(report))
     return reports
@@ -97,7 +97,7 @@ def _loss_difference(reports: list[StepReport], others: list[StepReport]) -> flo
     )
 
 
-def _state_differences(run: Run, other: Run) -> dict[str, float]:
+def _state_differences(run: TrainingRun, other: TrainingRun) -> dict[str, float]:
     """The largest between centres and between weights, and that of the gradients' running means as a share."""
     here, there = (torch.load(each.state_path, weights_only=True) for each in (run, other))
     weights = {
@@ -128,7 +128,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path, faces: Faces, body:
     assert differences["gradients"] < 100 * TOLERANCE
 
 
-def _train_until_stopped(run: Run, steps: int) -> list[StepReport]:
+def _train_until_stopped(run: TrainingRun, steps: int) -> list[StepReport]:
     """Ctrl-C when so many steps are reported; the processes end one of the next."""
     reports: list[StepReport] = []
 

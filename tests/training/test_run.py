@@ -29,7 +29,7 @@ from pipelines.training.config import TrainOptions, make_train_config
 from pipelines.training.launch import choose_precision, launch
 from pipelines.training.loop import StepReport, Trainer
 from pipelines.training.monitor import LOG_COLUMNS, SPEED_COLUMNS
-from pipelines.training.run import Run, continue_run
+from pipelines.training.run import TrainingRun, continue_run
 from pipelines.workspace.manifest import Provenance
 from tests.support import differences, temporary_files
 
@@ -79,26 +79,26 @@ class Crash(Exception):
     """The end of a process, between two steps and without a word."""
 
 
-def _run(folder: Path, faces: Faces, settings: dict[str, Any], *, preset: str = "paper", **options: Any) -> Run:
+def _run(folder: Path, faces: Faces, settings: dict[str, Any], *, preset: str = "paper", **options: Any) -> TrainingRun:
     config = make_train_config(preset, settings)
     contract = Preprocessing(input_size=config.input_size)
     provenance = Provenance("train", 1, {"epochs": config.epochs}, None)
     folder.mkdir(exist_ok=True)
-    return Run(folder, config, TrainOptions(device="cpu", **options), contract, provenance, *faces)
+    return TrainingRun(folder, config, TrainOptions(device="cpu", **options), contract, provenance, *faces)
 
 
 def _train(
-    run: Run, *, on_step: OnStep = lambda report, rows: None, should_stop: Callable[[], bool] = lambda: False
+    run: TrainingRun, *, on_step: OnStep = lambda report, rows: None, should_stop: Callable[[], bool] = lambda: False
 ) -> list[EpochRow] | None:
     return continue_run(Fabric(accelerator="cpu", devices=1), run, on_step, should_stop)
 
 
-def _state(run: Run) -> dict[str, Any]:
+def _state(run: TrainingRun) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(run.state_path, weights_only=True)
     return state
 
 
-def _stop_in(run: Run, epoch: int) -> None:
+def _stop_in(run: TrainingRun, epoch: int) -> None:
     """Between the two steps of an epoch, as a signal does it."""
     seen: list[StepReport] = []
     rows = _train(run, on_step=lambda report, _: seen.append(report), should_stop=lambda: seen[-1].epoch == epoch - 1)
@@ -106,7 +106,7 @@ def _stop_in(run: Run, epoch: int) -> None:
     assert _state(run)["step"] == 1 and len(_state(run)["rows"]) == epoch - 1
 
 
-def _crash_after(run: Run, epoch: int) -> None:
+def _crash_after(run: TrainingRun, epoch: int) -> None:
     """In the epoch after it, before anything of that is saved."""
 
     def on_step(report: StepReport, _rows: list[EpochRow]) -> None:
@@ -118,18 +118,18 @@ def _crash_after(run: Run, epoch: int) -> None:
     assert _state(run)["step"] == 0 and len(_state(run)["rows"]) == epoch
 
 
-def _assert_equal(run: Run, undisturbed: Run) -> None:
+def _assert_equal(run: TrainingRun, undisturbed: TrainingRun) -> None:
     assert differences(_state(run), _state(undisturbed)) == []
     for name in WEIGHTS:
         assert (run.folder / name).read_bytes() == (undisturbed.folder / name).read_bytes(), name
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, training_faces: Faces) -> Callable[[str], Run]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, training_faces: Faces) -> Callable[[str], TrainingRun]:
     """The finished run of a recipe."""
-    known: dict[str, Run] = {}
+    known: dict[str, TrainingRun] = {}
 
-    def train_once(recipe: str) -> Run:
+    def train_once(recipe: str) -> TrainingRun:
         if recipe not in known:
             preset, settings = RECIPES[recipe]
             known[recipe] = _run(tmp_path_factory.mktemp("undisturbed"), training_faces, FULL | settings, preset=preset)
@@ -139,7 +139,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, training_faces: Faces)
     return train_once
 
 
-INTERRUPTIONS: dict[str, tuple[str, list[tuple[Callable[[Run, int], None], int]]]] = {
+INTERRUPTIONS: dict[str, tuple[str, list[tuple[Callable[[TrainingRun, int], None], int]]]] = {
     "after epoch 3": ("paper", [(_crash_after, 3)]),
     "in the middle of epoch 2": ("paper", [(_stop_in, 2)]),
     "in the middle of epoch 5": ("paper", [(_stop_in, 5)]),
@@ -156,7 +156,7 @@ INTERRUPTIONS: dict[str, tuple[str, list[tuple[Callable[[Run, int], None], int]]
     ],
 )
 def test_a_run_that_was_stopped_and_resumed_equals_the_undisturbed_one_bit_for_bit(
-    undisturbed: Callable[[str], Run], training_faces: Faces, tmp_path: Path, case: str
+    undisturbed: Callable[[str], TrainingRun], training_faces: Faces, tmp_path: Path, case: str
 ) -> None:
     recipe, interruptions = INTERRUPTIONS[case]
     preset, settings = RECIPES[recipe]
@@ -169,7 +169,7 @@ def test_a_run_that_was_stopped_and_resumed_equals_the_undisturbed_one_bit_for_b
     _assert_equal(run, undisturbed(recipe))
 
 
-def test_the_state_that_is_compared_holds_everything_that_moves(undisturbed: Callable[[str], Run]) -> None:
+def test_the_state_that_is_compared_holds_everything_that_moves(undisturbed: Callable[[str], TrainingRun]) -> None:
     for recipe in RECIPES:
         state = _state(undisturbed(recipe))
         module = state["step_module"]
@@ -321,7 +321,7 @@ def test_the_memory_for_faces_is_what_was_asked_for(
 
 
 def test_the_checkpoint_holds_the_averaged_weights_and_their_epoch(
-    undisturbed: Callable[[str], Run], training_faces: Faces
+    undisturbed: Callable[[str], TrainingRun], training_faces: Faces
 ) -> None:
     run = undisturbed("reference")
     header = read_header(run.folder / "last.safetensors")
