@@ -121,8 +121,8 @@ def perturb_video(source: Path, target: Path, perturbation: Perturbation, seed: 
         UnreadableError: the source does not open or decode.
         StorageError: the target could not be written.
     """
-    with open_video(source) as reader, replace_atomically(target) as beside:
-        _write_frames(beside, reader, _perturbed_frames(reader, perturbation, seed), perturbation)
+    with open_video(source) as reader, replace_atomically(target) as temporary:
+        _write_frames(temporary, reader, _perturbed_frames(reader, perturbation, seed), perturbation)
 
 
 def _perturbed_frames(reader: VideoReader, perturbation: Perturbation, seed: int) -> Iterator[tuple[Frame, Image]]:

@@ -382,6 +382,6 @@ def _tidy(axes: Axes) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
-    with replace_atomically(path) as beside:
+    with replace_atomically(path) as temporary:
         # without the version of matplotlib, equal data make equal files
-        figure.savefig(beside, format="png", dpi=DPI, metadata={"Software": None})
+        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})

@@ -205,8 +205,8 @@ def write_report(report: Report, path: Path) -> None:
         StorageError: it cannot be written.
     """
     content = report.to_markdown() if path.suffix == ".md" else json.dumps(_plain(report.to_json()), indent=1) + "\n"
-    with replace_atomically(path) as beside:
-        beside.write_text(content, "utf-8", "surrogateescape")
+    with replace_atomically(path) as temporary:
+        temporary.write_text(content, "utf-8", "surrogateescape")
 
 
 def check_report_path(path: Path) -> None:

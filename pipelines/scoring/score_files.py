@@ -52,18 +52,18 @@ def write_scores(path: Path, rows: Sequence[ScoreRow], *, excel_safe: bool = Fal
         excel_safe: keep spreadsheets from reading text cells of a CSV as formulas.
         record: JSON about the run, stored in the metadata of a Parquet file.
     """
-    with replace_atomically(path) as beside:
+    with replace_atomically(path) as temporary:
         if path.suffix.lower() == ".parquet":
             table = rows_to_table(rows, ScoreRow)
-            pq.write_table(table.replace_schema_metadata({RECORD_KEY: record} if record else None), beside)
+            pq.write_table(table.replace_schema_metadata({RECORD_KEY: record} if record else None), temporary)
         elif path.suffix.lower() == ".json":
-            beside.write_text(
+            temporary.write_text(
                 json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False) + "\n",
                 "utf-8",
                 "surrogateescape",
             )
         else:
-            with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
                 writer = csv.DictWriter(file, [field.name for field in fields(ScoreRow)])
                 writer.writeheader()
                 writer.writerows(
@@ -100,7 +100,7 @@ class Journal:
     settings_sha256: str
 
     @classmethod
-    def beside(cls, output: Path, settings_sha256: str) -> Journal:
+    def for_output(cls, output: Path, settings_sha256: str) -> Journal:
         return cls(output.with_name(f"{output.name}.journal"), settings_sha256)
 
     def read(self) -> list[ScoreRow]:

@@ -34,8 +34,8 @@ def write_note(
 ) -> None:
     """Write the note of an existing score file."""
     note = ScoreNote(share, model_sha256, settings_sha256, file_digest(output), record)
-    with replace_atomically(_note_path(output)) as beside:
-        beside.write_text(json.dumps(asdict(note)) + "\n", "utf-8")
+    with replace_atomically(_note_path(output)) as temporary:
+        temporary.write_text(json.dumps(asdict(note)) + "\n", "utf-8")
 
 
 def remove_note(output: Path) -> None:

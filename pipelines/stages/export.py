@@ -69,15 +69,15 @@ def export(
     contract = loaded.header.preprocessing
     faces = find_example_faces(contract)
     images = [*make_random_inputs(contract.input_size), *faces]
-    with replace_atomically(output) as beside:
-        beside.write_bytes(export_onnx(loaded))
-        difference = compare_with_torch(beside.read_bytes(), loaded.file, contract, images)
+    with replace_atomically(output) as temporary:
+        temporary.write_bytes(export_onnx(loaded))
+        difference = compare_with_torch(temporary.read_bytes(), loaded.file, contract, images)
         if not difference <= TOLERANCE:  # NaN too
             raise CheckpointError(
                 f"the ONNX model of {checkpoint} gives other probabilities than torch, by up to {difference:.2g}; "
                 f"{output} was not written; try other versions of onnxscript and onnxruntime"
             )
-        num_bytes = beside.stat().st_size
+        num_bytes = temporary.stat().st_size
     return ExportSummary(output, num_bytes, loaded.file.name, loaded.file.sha256, len(images), len(faces), difference)
 
 

@@ -23,7 +23,6 @@ import numpy.typing as npt
 from pipelines.checkpoints.preprocessing import resize_square
 from pipelines.checkpoints.weights_files import resolve_weights
 from pipelines.config import ALIGNED_SIZE_PX, ImportConfig, RunOptions, refuse_shard, settings_of
-from pipelines.data.face_crop_sources import read_source
 from pipelines.data.face_crop_batches import (
     FaceBatch,
     SourceVideo,
@@ -32,6 +31,7 @@ from pipelines.data.face_crop_batches import (
     split_batches,
     split_where_begun,
 )
+from pipelines.data.face_crop_sources import read_source
 from pipelines.errors import InputError, describe_failure
 from pipelines.faces.align import AlignedFace, align_face
 from pipelines.records import FaceRow, VideoRow

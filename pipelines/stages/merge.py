@@ -52,7 +52,7 @@ def merge_scores(
     _check_origin(files, notes)
     rows = join_rows([(note.share, read_scores(path)) for note, path in zip(notes, files, strict=True)])
     if not overwrite:  # an output of other settings or videos is refused as by `predict`
-        journal = Journal.beside(output, notes[0].settings_sha256)
+        journal = Journal.for_output(output, notes[0].settings_sha256)
         finished_scores(output, journal, {name for row in rows for name in (row.video, row.sha256)})
     write_scores(output, rows, excel_safe=excel_safe, record=notes[0].record)
     remove_note(output)

@@ -138,7 +138,7 @@ class _Batch:
         log.debug("predict: %s", record)
         if self.output is None:
             return self._score(own, make_source, {}, journal=None)
-        journal = Journal.beside(self.output, self.settings.sha256)
+        journal = Journal.for_output(self.output, self.settings.sha256)
         inputs = {name for video in own for name in (video.path, video.sha256)}
         with journal:
             if self.options.overwrite:

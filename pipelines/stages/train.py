@@ -161,8 +161,8 @@ def preview_augmentations(workspace: Path | str, output: Path | str, config: Tra
         picture = join_images(
             [picture, *preview_self_blends(images, seed=config.seed, columns=PREVIEW_COLUMNS)], axis=0
         )
-    with replace_atomically(output) as beside:
-        beside.write_bytes(encode_image(picture, output.suffix))
+    with replace_atomically(output) as temporary:
+        temporary.write_bytes(encode_image(picture, output.suffix))
     return output
 
 

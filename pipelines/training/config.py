@@ -202,7 +202,7 @@ class TrainConfig:
     pair_originals: bool = False
     """Pair each fake with a real face of the video it was made from, where that is known."""
     self_blend: float = 0.0
-    """Share of the fakes that are real training faces blended with themselves (`self_blending`), 0..1. The real face beside
+    """Share of the fakes that are real training faces blended with themselves (`self_blending`), 0..1. The real face next to
     each is the target of that blend."""
     epochs: int = 20
     backbone_epochs: int = 0

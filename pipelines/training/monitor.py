@@ -131,8 +131,8 @@ class RunMonitor:
     @_harmless
     def log_overlay(self, epoch: int, picture: Image) -> None:
         """A picture (H, W, 3) uint8 RGB as `attention/epoch-007.jpg` and in TensorBoard as `attention/maps`."""
-        with replace_atomically(self.folder / "attention" / f"epoch-{epoch:03d}.jpg") as beside:
-            beside.write_bytes(encode_image(picture, ".jpg"))
+        with replace_atomically(self.folder / "attention" / f"epoch-{epoch:03d}.jpg") as temporary:
+            temporary.write_bytes(encode_image(picture, ".jpg"))
         if self._curves:
             self._curves.add_image("attention/maps", picture, self._step)
             self._curves.flush()
@@ -150,8 +150,8 @@ class RunMonitor:
         writer = csv.DictWriter(text, LOG_COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows[epoch] for epoch in sorted(self._rows))
-        with replace_atomically(self.folder / "log.csv") as beside:
-            beside.write_text(text.getvalue(), encoding="utf-8")
+        with replace_atomically(self.folder / "log.csv") as temporary:
+            temporary.write_text(text.getvalue(), encoding="utf-8")
 
     def _add_scalars(self, values: Mapping[str, float | None]) -> None:
         if self._curves:

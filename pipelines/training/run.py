@@ -236,10 +236,10 @@ def _save(trainer: Trainer, run: TrainingRun, row: EpochRow) -> None:
 
 
 def _save_state(trainer: Trainer, run: TrainingRun) -> None:
-    with replace_atomically(run.state_path) as beside:
+    with replace_atomically(run.state_path) as temporary:
         content = io.BytesIO()
         torch.save(trainer.state_dict(), content)
-        beside.write_bytes(content.getbuffer())  # by Python, so a full disk is an OSError
+        temporary.write_bytes(content.getbuffer())  # by Python, so a full disk is an OSError
 
 
 def _restore(trainer: Trainer, path: Path) -> None:
@@ -267,8 +267,8 @@ def _keep_batch(error: Diverged, run: TrainingRun, images: FaceImages, rank: int
         "faces": "\n".join(str(face.path) for face in faces),
     }
     tensors = {"inputs": error.inputs.cpu().contiguous(), "labels": torch.from_numpy(error.batch.labels)}
-    with replace_atomically(path) as beside:
-        beside.write_bytes(encode_safetensors(tensors, metadata))
+    with replace_atomically(path) as temporary:
+        temporary.write_bytes(encode_safetensors(tensors, metadata))
     names = ", ".join(sorted({face.video_id for face in faces})[:3])
     return TrainingDivergedError(
         f"the loss became {report.losses['total']}, its gradient's norm {report.gradient_norm}, in epoch "

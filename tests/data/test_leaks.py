@@ -182,5 +182,5 @@ def test_what_is_dealt_never_leaks_and_what_is_held_out_keeps_its_own_out_of_tra
     assert find_leaks(sides, others=split.unused) == []
     named = {video.video_key for video in videos if video.split == "test"}
     assert {video.video_key for video in split.test} == named
-    beside = {"train": [video for video in split.train if video.split is None], "test": split.test}
-    assert find_leaks(beside, others=split.unused) == []
+    apart = {"train": [video for video in split.train if video.split is None], "test": split.test}
+    assert find_leaks(apart, others=split.unused) == []

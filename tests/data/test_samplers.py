@@ -1,4 +1,4 @@
-"""With `draw_pairs`, a fake stands beside its original, and everything else stays as `draw_balanced` has it."""
+"""With `draw_pairs`, each fake is followed by its original, and everything else stays as `draw_balanced` has it."""
 
 from __future__ import annotations
 

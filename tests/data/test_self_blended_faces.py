@@ -1,4 +1,4 @@
-"""Self-blends among training faces: in fakes' places, beside their own target, the same however an epoch is loaded."""
+"""Self-blends among training faces: in fakes' places, each next to its target, the same however an epoch is loaded."""
 
 from __future__ import annotations
 

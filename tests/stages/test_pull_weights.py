@@ -161,7 +161,9 @@ def test_a_part_of_another_file_is_given_up(server: FileServer, cache: Path, lef
 
 def test_a_download_that_is_always_cut_keeps_what_has_come(server: FileServer, cache: Path) -> None:
     server.otherwise = Answer(cut_after=100_000)
-    with pytest.raises(DownloadError, match="not fetched in 4 attempts .*the bytes received are kept: run the same command"):
+    with pytest.raises(
+        DownloadError, match="not fetched in 4 attempts .*the bytes received are kept: run the same command"
+    ):
         pull_weights(NAME)
     assert _visible(cache) == [f"{NAME}.pth.part"]
     assert (cache / f"{NAME}.pth.part").read_bytes() == CONTENT[:400_000]

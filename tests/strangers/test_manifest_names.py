@@ -44,7 +44,7 @@ READERS = {
 
 @pytest.fixture
 def work(tmp_path: Path, faces_workspace: Path) -> Path:
-    """A workspace whose videos are labelled, with a picture and a folder beside it."""
+    """A workspace whose videos are labelled, with a picture and a folder next to it."""
     work = Path(shutil.copytree(faces_workspace, tmp_path / "work"))
     for stage in ("extract-frames", "detect-faces"):
         for row, label in enumerate(("fake", "real")):

@@ -58,7 +58,7 @@ def _with_weights_elsewhere(header: dict[str, Any]) -> Any:
 def predict(
     deepfake: Deepfake, checkpoint: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Any], Any]:
-    """Scores the clip with a model; beside it lies a file that it has no business with."""
+    """Scores the clip with a model; a file next to it must not be touched."""
     folder = tmp_path / "folder"
     folder.mkdir()
     monkeypatch.chdir(folder)

@@ -88,7 +88,7 @@ def test_a_lock_goes_with_the_process_that_held_it(videos: Path, tmp_path: Path)
 def test_an_output_in_work_is_left_alone(checkpoint: Path, videos: Path, tmp_path: Path) -> None:
     output, config = tmp_path / "scores.csv", PredictConfig(checkpoint=str(checkpoint))
     for options in (RunOptions(), RunOptions(overwrite=True)):
-        with Journal.beside(output, "0" * 64), pytest.raises(ConfigError, match="another run is writing next to"):
+        with Journal.for_output(output, "0" * 64), pytest.raises(ConfigError, match="another run is writing next to"):
             predict([videos], config, options, output=output)
         assert not list(tmp_path.glob("scores.*"))
     predict([videos], config, output=output)

@@ -98,8 +98,8 @@ def test_a_failed_write_leaves_the_earlier_file_and_nothing_else(
 ) -> None:
     path = tmp_path / "manifest.parquet"
     path.write_text("earlier")
-    with pytest.raises(StorageError, match=message), replace_atomically(path) as beside:
-        beside.write_text("half")
+    with pytest.raises(StorageError, match=message), replace_atomically(path) as temporary:
+        temporary.write_text("half")
         raise failure
     assert path.read_text() == "earlier"
     assert os.listdir(tmp_path) == ["manifest.parquet"]
@@ -109,16 +109,16 @@ def test_a_failed_write_leaves_the_earlier_file_and_nothing_else(
 def test_any_other_end_of_a_write_leaves_nothing_half_written_and_goes_on(
     tmp_path: Path, failure: BaseException
 ) -> None:
-    with pytest.raises(type(failure)), replace_atomically(tmp_path / "file") as beside:
-        beside.write_text("half")
+    with pytest.raises(type(failure)), replace_atomically(tmp_path / "file") as temporary:
+        temporary.write_text("half")
         raise failure
     assert os.listdir(tmp_path) == []
 
 
 def test_what_a_kill_has_left_beside_a_file_is_gone_after_the_next_write(tmp_path: Path) -> None:
     path = tmp_path / "manifest.parquet"
-    with pytest.raises(SystemExit), replace_atomically(path) as beside:
-        left = beside
+    with pytest.raises(SystemExit), replace_atomically(path) as temporary:
+        left = temporary
         raise SystemExit
     left.write_text("torn by kill -9")
     write_table(rows_to_table([VIDEO], VideoRow), path, EXTRACT)

@@ -120,8 +120,8 @@ def join_tables(sources: Sequence[Path], target: Path) -> None:
         columns = ("video", "label", "original", "image_jpeg")
         tables = [pq.read_table(source) for source in sources]
         tables = [table.select([name for name in columns if name in table.column_names]) for table in tables]
-        with replace_atomically(target) as beside:
-            pq.write_table(pa.concat_tables(tables, promote_options="default"), beside)
+        with replace_atomically(target) as temporary:
+            pq.write_table(pa.concat_tables(tables, promote_options="default"), temporary)
 
 
 def tell(event: Progress) -> None:
