@@ -88,6 +88,7 @@ def test_a_face_without_attention_has_the_same_probability_in_every_engine(
     assert _differences(_load(tmp_path / "dead.onnx", engine), images, expected) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_authors_network_at_an_odd_size_is_the_same_in_another_engine(
     tmp_path: Path, face_pictures: dict[str, list[Image]]
 ) -> None:
@@ -107,6 +108,7 @@ def test_the_authors_network_at_an_odd_size_is_the_same_in_another_engine(
     assert _differences(_load(path, "onnxruntime"), images, expected) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "precision"), OTHERS)
 def test_the_default_weights_score_the_example_clip_alike_in_every_engine(
     engine: EngineName, precision: Precision, clip: Path, request: pytest.FixtureRequest, tmp_path: Path

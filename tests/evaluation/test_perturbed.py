@@ -115,6 +115,7 @@ def test_copies_of_a_video_keep_their_scores_when_faces_are_scored_again(
     assert rows["clean"]["video.auc"] == found["video.auc"]
 
 
+@pytest.mark.slow
 def test_whole_videos_are_perturbed_and_scored_as_predict_does(
     videos_workspace: Path, config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

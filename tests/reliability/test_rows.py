@@ -104,6 +104,7 @@ def _check_stage(stage: Path, stdout: str, expected: set[str], exit_code: int) -
     assert read_table(stage / "manifest.parquet").num_rows == sum(contents.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_every_input_ends_in_exactly_one_row_and_totals_add_up(
     deepfake: Deepfake, contents: list[Path], checkpoint: Path, detector_file: Path, tmp_path: Path, seed: int

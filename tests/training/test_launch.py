@@ -157,6 +157,7 @@ def test_ctrl_c_stops_all_processes_after_steps_that_one_would_have_made(tmp_pat
     assert 5 * following.epoch + following.step == len(others)
 
 
+@pytest.mark.slow
 def test_a_lost_loss_in_a_process_comes_back_as_what_it_is(tmp_path: Path, faces: Faces) -> None:
     settings = {"init": "multi-attention-default", "learning_rate": 1e30, "epochs": 2}
     run = _run(tmp_path / "run", faces, "paper", settings, devices=2)
@@ -196,6 +197,7 @@ def test_variables_of_a_cluster_have_no_effect(monkeypatch: pytest.MonkeyPatch) 
     assert not environment.creates_processes_externally and environment.main_port > 1024
 
 
+@pytest.mark.slow
 def test_an_error_of_the_first_process_reaches_all(tmp_path: Path, faces: Faces) -> None:
     settings = {"init": "multi-attention-default", "epochs": 2}
     run = _run(tmp_path / "run", faces, "paper", settings, devices=2)

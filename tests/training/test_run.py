@@ -169,6 +169,7 @@ def test_a_run_that_was_stopped_and_resumed_equals_the_undisturbed_one_bit_for_b
     _assert_equal(run, undisturbed(recipe))
 
 
+@pytest.mark.slow
 def test_the_state_that_is_compared_holds_everything_that_moves(undisturbed: Callable[[str], TrainingRun]) -> None:
     for recipe in RECIPES:
         state = _state(undisturbed(recipe))
