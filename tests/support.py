@@ -104,3 +104,21 @@ def _is_equal(value: Any, other: Any) -> bool:
     if hasattr(value, "numpy") and hasattr(other, "numpy"):
         return bool(value.dtype == other.dtype and np.array_equal(value.numpy(), other.numpy()))
     return bool(value == other)
+
+
+def make_pool_here(counts: list[int]) -> type:
+    """A stand-in for `WorkerPool` that works in this process and notes how many processes it was asked for."""
+
+    class Pool:
+        def __init__(self, make_work: Any, count: int, _limits: Any) -> None:
+            self.make_work = make_work
+            counts.append(count)
+
+        def run(self, jobs: Any) -> Any:
+            work = self.make_work()
+            yield from ((place, work(job)) for place, job in enumerate(jobs))
+
+        def __class_getitem__(cls, _item: Any) -> type:
+            return cls
+
+    return Pool

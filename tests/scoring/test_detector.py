@@ -17,7 +17,7 @@ from pipelines.checkpoints import weights_files
 from pipelines.errors import ConfigError
 from pipelines.records import ScoreRow
 from pipelines.system.file_digest import file_digest
-from tests.support import encode_png
+from tests.support import encode_png, make_pool_here
 
 Image = npt.NDArray[np.uint8]
 
@@ -109,22 +109,8 @@ def test_weights_are_hashed_once(
 def test_several_workers_are_as_many_processes_without_isolate_too(
     checkpoint: Path, clip: Path, forged_clip: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pool that works here stands in for the processes: it shows how many there would be."""
     counts: list[int] = []
-
-    class Pool:
-        def __init__(self, make_work: Any, count: int, _limits: Any) -> None:
-            self.make_work = make_work
-            counts.append(count)
-
-        def run(self, jobs: Any) -> Any:
-            work = self.make_work()
-            yield from ((place, work(job)) for place, job in enumerate(jobs))
-
-        def __class_getitem__(cls, _item: Any) -> type:
-            return cls
-
-    monkeypatch.setattr("pipelines.scoring.batch.WorkerPool", Pool)
+    monkeypatch.setattr("pipelines.scoring.batch.WorkerPool", make_pool_here(counts))
     config, videos = PredictConfig(str(checkpoint)), [clip, forged_clip]
     two = predict(videos, config, RunOptions(workers=2)).rows
     assert counts == [2]

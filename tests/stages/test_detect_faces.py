@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from pipelines.faces.align import TEMPLATE
 from pipelines.records import LANDMARK_NAMES, FaceRow, VideoRow, rows_to_table, schema_of, table_to_rows
 from pipelines.system.image_files import read_image
 from pipelines.workspace.manifest import read_provenance, read_table, write_table
-from tests.support import file_contents, modification_times, stage_content, statuses, temporary_files
+from tests.support import file_contents, make_pool_here, modification_times, stage_content, statuses, temporary_files
 from tests.synthetic import write_video
 
 
@@ -60,22 +59,7 @@ def test_several_workers_are_as_many_processes_without_isolate_too(
     work: Path, config: DetectConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts: list[int] = []
-
-    class Pool:
-        """Works in this process and notes how many processes it was asked for."""
-
-        def __init__(self, make_work: Any, count: int, _limits: Any) -> None:
-            self.make_work = make_work
-            counts.append(count)
-
-        def run(self, jobs: Any) -> Any:
-            process = self.make_work()
-            yield from ((place, process(job)) for place, job in enumerate(jobs))
-
-        def __class_getitem__(cls, _item: Any) -> type:
-            return cls
-
-    monkeypatch.setattr("pipelines.workspace.items.WorkerPool", Pool)
+    monkeypatch.setattr("pipelines.workspace.items.WorkerPool", make_pool_here(counts))
     before = _faces(work)
     detect_faces(work, config, RunOptions(workers=2, overwrite=True))
     assert counts == [2] and _faces(work) == before
