@@ -11,6 +11,8 @@ log = logging.getLogger(__name__)
 STAGES_WITH_PICTURES = ("extract-frames", "detect-faces")
 STAGE_FILES = ("manifest.parquet", "digests.jsonl", "parts", "shards")
 """Any of these makes a folder with a stage's name that stage, finished or not."""
+FILES_OF_A_RUN = ("manifest.parquet", "attention")
+"""Either of these in a subfolder of `train` makes it the folder of training runs; an unfinished run has no manifest."""
 FOLDERS_OF_THE_SYSTEM = ("lost+found",)
 
 
@@ -84,8 +86,8 @@ def is_workspace(folder: Path) -> bool:
 
 
 def _is_stage(folder: Path) -> bool:
-    if folder.name == "train":  # a data set's training videos, unless it holds runs
-        return any(folder.glob("*/manifest.parquet"))
+    if folder.name == "train":  # a dataset's training videos, unless it holds runs
+        return any(path for name in FILES_OF_A_RUN for path in folder.glob(f"*/{name}"))
     return folder.name in STAGES_WITH_PICTURES and any((folder / name).exists() for name in STAGE_FILES)
 
 

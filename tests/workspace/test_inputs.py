@@ -133,14 +133,18 @@ def test_any_workspace_in_a_named_folder_is_skipped_with_a_warning(
     assert caplog.messages == []
 
 
-def test_a_named_folder_that_is_a_workspace_gives_the_videos_next_to_its_stages(folder: Path) -> None:
+@pytest.mark.parametrize("mark_of_a_run", ["manifest.parquet", "attention"])
+def test_a_named_folder_that_is_a_workspace_gives_the_videos_next_to_its_stages(
+    folder: Path, mark_of_a_run: str
+) -> None:
+    """Also while a run of `train` is unfinished: it has pictures of attention maps, and no manifest yet."""
     _write_workspace(folder, folder / "still.png")
     _write_workspace(folder / "detect-faces" / "no", folder / "still.png")
     (folder / "detect-faces" / "manifest.parquet").touch()
     (folder / "train" / "run").mkdir(parents=True)
     shutil.copy(folder / "still.png", folder / "train" / "run")
     assert len(find_inputs([folder]).files) == 7
-    (folder / "train" / "run" / "manifest.parquet").touch()
+    (folder / "train" / "run" / mark_of_a_run).touch()
     assert len(find_inputs([folder]).files) == len(find_inputs([folder], workspace=folder).files) == 6
 
 
