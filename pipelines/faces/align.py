@@ -13,7 +13,6 @@ Border = Literal["black", "replicate"]
 Points = npt.NDArray[np.float64]
 Image = npt.NDArray[np.uint8]
 
-TEMPLATE_NAME = "wm-380"
 TEMPLATE_SIZE_PX = 380
 TEMPLATE: Points = np.array(
     [(145.469, 167.734), (234.531, 167.734), (190.0, 212.266), (163.281, 267.484), (216.719, 267.484)]
