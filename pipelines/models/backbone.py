@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from pipelines.models.padding import fix_padding
 
 TEXTURE_REDUCTION = 4
 ATTENTION_REDUCTION = 16
+PYRAMID_REDUCTIONS = (4, 8, 16, 32)
 NUM_CLASSES = 2
 HEAD_INIT_STD = 1e-3
 """With timm's wider initialisation of a two-class head the loss starts above 4; with this it starts at ln 2."""
@@ -81,24 +84,77 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> BackboneMaps:
         """Maps at the two taps and the last one, from images (N, 3, H, W)."""
+        stages = (self.texture_stage, self.attention_stage)
         if not isinstance(self.net, EfficientNet):
-            final, maps = self.net.forward_intermediates(
-                images, indices=[self.texture_stage, self.attention_stage], norm=False
-            )
+            final, maps = self.net.forward_intermediates(images, indices=list(stages), norm=False)
             return BackboneMaps(maps[0], maps[1], final)
-        x = self.net.bn1(self.net.conv_stem(images))
-        taps: dict[int, Tensor] = {}
-        for stage, block in enumerate(self.net.blocks):
-            x = block(x)
-            if stage in (self.texture_stage, self.attention_stage):
-                taps[stage] = x
-        final = self.net.bn2(self.net.conv_head(x))
-        return BackboneMaps(taps[self.texture_stage], taps[self.attention_stage], final)
+        texture, attention, last = _run_stages(self.net, images, (*stages, len(self.net.blocks) - 1))
+        return BackboneMaps(texture, attention, self.net.bn2(self.net.conv_head(last)))
 
     def classify(self, images: Tensor) -> Tensor:
         """Logits (N, 2) of the backbone's own head: the network of the first training phase."""
         logits: Tensor = self.net(images)
         return logits
+
+
+class PyramidBackbone(nn.Module):
+    """A timm network that gives the levels of a feature pyramid, without head convolution and classifier."""
+
+    def __init__(
+        self,
+        name: str,
+        taps: Sequence[str],
+        *,
+        drop_path_rate: float = 0.0,
+        bn_momentum: float | None = None,
+    ) -> None:
+        """Args:
+        taps: L1..Ln, or `auto` for the last stage at 1/4, 1/8, 1/16, 1/32 of the input's side, in this order.
+        """
+        super().__init__()
+        self.net = net = build_timm_network(name, drop_path_rate=drop_path_rate)
+        remove_head(net)
+        if bn_momentum is not None:
+            set_bn_momentum(net, bn_momentum)
+        channels, reductions = list_stage_channels(net), list_stage_reductions(net)
+        self.stages = [
+            _stage_of(tap, name, reductions, wanted) for tap, wanted in zip(taps, PYRAMID_REDUCTIONS, strict=True)
+        ]
+        sides = [reductions[stage] for stage in self.stages]
+        if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(sides)):
+            raise ValueError(
+                f"taps must halve the side from each to the next; those of {name} are at "
+                f"{', '.join(f'1/{side}' for side in sides)}"
+            )
+        self.channels = [channels[stage] for stage in self.stages]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """The levels, finest first, each (N, C_l, h_l, w_l), from images (N, 3, H, W)."""
+        if isinstance(self.net, EfficientNet):
+            return _run_stages(self.net, images, self.stages)
+        levels: list[Tensor] = self.net.forward_intermediates(
+            images, indices=self.stages, norm=False, intermediates_only=True
+        )
+        return levels
+
+
+def _run_stages(net: EfficientNet, images: Tensor, stages: Sequence[int]) -> list[Tensor]:
+    """The maps after some stages, from images (N, 3, H, W)."""
+    x = net.bn1(net.conv_stem(images))
+    maps: dict[int, Tensor] = {}
+    for stage, block in enumerate(net.blocks):
+        x = block(x)
+        if stage in stages:
+            maps[stage] = x
+    return [maps[stage] for stage in stages]
+
+
+def remove_head(net: Any) -> None:
+    """Take the classifier away and, from an EfficientNet, the head convolution."""
+    net.reset_classifier(0, "")
+    if isinstance(net, EfficientNet):
+        net.conv_head = nn.Identity()
+        net.bn2 = nn.Identity()
 
 
 class BackboneClassifier(nn.Module):
