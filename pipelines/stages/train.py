@@ -35,7 +35,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 STAGE = "train"
 ROW_FORMAT = 2
-NEUTRAL_SETTINGS: Mapping[str, Any] = {"pair_originals": False, "self_blend": 0.0, "swap_share": 0.0, "mirrored": False}
+NEUTRAL_SETTINGS: Mapping[str, Any] = {
+    "pair_originals": False,
+    "self_blend": 0.0,
+    "swap_share": 0.0,
+    "mirrored": False,
+    "optimization.warmup_share": 0.0,
+    "optimization.warmup_start": 0.0,
+    "optimization.freeze_backbone_epochs": 0,
+    "optimization.sam": 0.0,
+}
 """Settings that not every version records. A run without one resumes as if it had recorded this value."""
 PRECISION_NAMES: Mapping[str, TrainPrecision] = {"32": "float32", "16": "float16"}
 """Names in runs of older versions, and today's."""

@@ -29,7 +29,7 @@ ImageAugment = Literal["none", "flip", "robust"]
 TrainPrecision = Literal["auto", "float32", "bf16", "float16"]
 Normalization = Literal["auto", "half", "imagenet"]
 Optimizer = Literal["adam", "adamw"]
-Schedule = Literal["constant", "cosine", "step"]
+Schedule = Literal["constant", "cosine", "linear", "step"]
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,10 @@ class OptimizationConfig:
     step_factor: float = 0.5
     warmup_steps: int = 0
     """Steps at the start of each phase in which the rate rises linearly."""
+    warmup_share: float = 0.0
+    """The same as a share of the phase's steps, rounded to whole steps; instead of `warmup_steps`."""
+    warmup_start: float = 0.0
+    """Factor of the rate that the warm-up rises from. Of n warm-up steps the first is 1 / (n + 1) of the way up."""
     batch_size: int = 48
     """Faces per step over all devices, half real, half fake."""
     accumulate: int = 1
@@ -158,15 +162,30 @@ class OptimizationConfig:
     label_smoothing: float = 0.0
     freeze_batch_norm: bool = False
     """Use and keep the running statistics that the network starts with."""
+    freeze_backbone_epochs: int = 0
+    """Epochs at the start of the phase that trains the whole network in which the backbone's weights stay as they are; with
+    the preset `backbone`, all but the last layer. Its batch norms work as in training and update their running statistics,
+    unless `freeze_batch_norm` is set."""
+    sam: float = 0.0
+    """rho of sharpness-aware minimisation (Foret et al., 2021): the gradient is taken at the weights moved by rho in the
+    direction in which the loss rises fastest. 0 switches it off. Each step takes about twice as long."""
 
     def __post_init__(self) -> None:
         check(self.learning_rate > 0, "learning_rate", "must be > 0", self.learning_rate)
         check(self.backbone_lr_factor >= 0, "backbone_lr_factor", "must be >= 0", self.backbone_lr_factor)
-        for name in ("weight_decay", "warmup_steps", "clip_norm"):
+        for name in ("weight_decay", "warmup_steps", "clip_norm", "freeze_backbone_epochs", "sam"):
             check(getattr(self, name) >= 0, name, "must be >= 0", getattr(self, name))
         for name in ("step_epochs", "accumulate", "batch_size"):
             check(getattr(self, name) >= 1, name, "must be >= 1", getattr(self, name))
         check(0 < self.step_factor <= 1, "step_factor", "must be in (0, 1]", self.step_factor)
+        check(0 <= self.warmup_share < 1, "warmup_share", "must be in [0, 1)", self.warmup_share)
+        check(
+            not (self.warmup_share and self.warmup_steps),
+            "warmup_share",
+            f"must be 0 if warmup_steps is set (to {self.warmup_steps})",
+            self.warmup_share,
+        )
+        check(0 <= self.warmup_start <= 1, "warmup_start", "must be in [0, 1]", self.warmup_start)
         check(self.batch_size % 2 == 0, "batch_size", "must be even (half real, half fake)", self.batch_size)
         check(
             self.batch_size % (2 * self.accumulate) == 0,
@@ -245,6 +264,12 @@ class TrainConfig:
             check(
                 all(math.isfinite(each) for each in numbers if isinstance(each, float)), name, "must be finite", value
             )
+        check(
+            self.precision != "float16" or not self.optimization.sam,
+            "optimization.sam",
+            "must be 0 with precision float16, whose loss scaler skips steps (use bf16)",
+            self.optimization.sam,
+        )
         check(0 < self.val_fraction < 1, "val_fraction", "must be between 0 and 1", self.val_fraction)
         check_crop_box(self.crop_box, ALIGNED_SIZE_PX)
         check_choices(self)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +27,7 @@ from pipelines.models.backbone import BackboneClassifier, synchronize_batch_norm
 from pipelines.records import EpochRow
 from pipelines.training.config import TrainConfig
 from pipelines.training.optimization import learning_rate_factor, make_optimizer, set_learning_rate
+from pipelines.training.sharpness import take_sharp_gradient
 from pipelines.training.step import Network, Phase, StepLosses, TrainingStep
 from pipelines.training.validation import ValidationScores, validate
 
@@ -95,6 +97,7 @@ class Trainer:
         self.network: Network = network
         self.step_module = TrainingStep(network, config)
         self._wrapped = fabric.setup_module(self.step_module)
+        self._freezable = _list_freezable(network)
         self.average = copy.deepcopy(network) if config.optimization.ema_decay else network
         self.finished_epochs = 0
         self.step = 0
@@ -120,6 +123,10 @@ class Trainer:
         since_best = len(rows) - max((i + 1 for i, row in enumerate(rows) if row.is_best), default=0)
         return bool(self.config.patience and since_best >= self.config.patience)
 
+    def freezes_backbone(self, epoch: int) -> bool:
+        """Whether the epoch keeps the backbone's weights: the first ones of the phase that trains the whole network may."""
+        return 0 <= epoch - self._backbone_epochs < self.config.optimization.freeze_backbone_epochs
+
     def augments(self, epoch: int) -> bool:
         """Whether the epoch has the second, attention-guided pass; never with a single map, as none would remain."""
         agda = self.config.agda
@@ -143,7 +150,7 @@ class Trainer:
         """
         epoch = self.finished_epochs
         self._open_phase(self.phase_of(epoch))
-        self._set_training()
+        self._set_training(epoch)
         clock = _Clock()
         with closing(self._batches(images, epoch, workers)) as batches:  # ends the threads after an error, too
             for batch in clock.waiting_for(batches):
@@ -183,14 +190,10 @@ class Trainer:
 
     def _run_step(self, batch: Batch, images: FaceImages, epoch: int) -> StepReport:
         rate = self._set_rate(epoch, self.steps_per_epoch(images))
-        seed = _seed_of(self.config.seed, epoch, self.step)
-        torch.manual_seed(seed + self.fabric.global_rank)  # dropout, drop path, noise: each process its own
-        generator = torch.Generator().manual_seed(seed)  # shared by all parts and processes of the batch
         inputs = to_network_input(batch.images, images.contract, self.fabric.device)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         labels = torch.from_numpy(batch.labels).to(self.fabric.device)
-        losses = self._accumulate(inputs, labels, epoch, generator)
-        norm = self._clip() if np.isfinite(losses["total"]) else float("nan")
+        losses, norm = self._differentiate(inputs, labels, epoch)
         report = StepReport(epoch, self.step, self.steps_per_epoch(images), losses, rate, norm)
         scaled = self.config.precision == "float16"  # there the scaler skips a step whose gradient is not finite
         if not np.isfinite(losses["total"]) or not (scaled or np.isfinite(norm)):
@@ -201,8 +204,29 @@ class Trainer:
         self.step += 1
         return report
 
-    def _accumulate(self, inputs: Tensor, labels: Tensor, epoch: int, generator: torch.Generator) -> Means:
+    def _differentiate(self, inputs: Tensor, labels: Tensor, epoch: int) -> tuple[Means, float]:
+        """Compute the gradient of the step, clipped; returns the losses of the weights as they are, and the norm before clipping.
+
+        The norm is NaN if a loss is not finite.
+        """
+        passes: list[Means] = []
+
+        def run_pass() -> None:
+            passes.append(self._accumulate(inputs, labels, epoch))
+
+        groups = [group["params"] for group in self.optimizer.param_groups if group["lr_factor"] > 0]
+        if self.config.optimization.sam:
+            take_sharp_gradient(run_pass, self.step_module, chain(*groups), self.config.optimization.sam)
+        else:
+            run_pass()
+        is_finite = all(np.isfinite(losses["total"]) for losses in passes)
+        return passes[0], self._clip() if is_finite else float("nan")
+
+    def _accumulate(self, inputs: Tensor, labels: Tensor, epoch: int) -> Means:
         """Accumulate the gradients of the batch part by part; returns the mean losses over parts and processes."""
+        seed = _seed_of(self.config.seed, epoch, self.step)
+        torch.manual_seed(seed + self.fabric.global_rank)  # dropout, drop path, noise: each process its own
+        generator = torch.Generator().manual_seed(seed)  # shared by all parts and processes of the batch
         self.optimizer.zero_grad(set_to_none=True)
         parts = self.config.optimization.accumulate
         sums: dict[str, list[Tensor]] = {}
@@ -262,8 +286,10 @@ class Trainer:
         optimizer = make_optimizer(backbone, rest if phase == "network" else [], self.config.optimization)
         self.optimizer: Any = self.fabric.setup_optimizers(optimizer)
 
-    def _set_training(self) -> None:
+    def _set_training(self, epoch: int) -> None:
         self._wrapped.train()
+        for parameter in self._freezable:
+            parameter.requires_grad_(not self.freezes_backbone(epoch))
         if self.config.optimization.freeze_batch_norm:
             for module in self.network.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -338,6 +364,14 @@ class Trainer:
         self._open_phase(self.phase_of(max(0, begun)))
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
+
+
+def _list_freezable(network: Network) -> list[nn.Parameter]:
+    """The backbone's weights; of a plain classifier, all but the last layer's."""
+    if not isinstance(network, BackboneClassifier):
+        return [parameter for parameter in network.backbone.parameters() if parameter.requires_grad]
+    last = {id(parameter) for parameter in network.net.get_classifier().parameters()}
+    return [each for each in network.parameters() if each.requires_grad and id(each) not in last]
 
 
 class _Clock:

@@ -25,17 +25,19 @@ def make_optimizer(
 def learning_rate_factor(step: int, *, steps_per_epoch: int, epochs: int, config: OptimizationConfig) -> float:
     """Factor of the base rate at a step of a phase, both from 0.
 
-    A linear warm-up; then constant, a half cosine down to 0 at the phase's end, or a fall by `step_factor` every
-    `step_epochs`.
+    A linear warm-up from `warmup_start`; then constant, a half cosine or a straight line down to 0 at the phase's end, or a
+    fall by `step_factor` every `step_epochs`.
     """
-    if step < config.warmup_steps:
-        return (step + 1) / (config.warmup_steps + 1)
+    steps = epochs * steps_per_epoch
+    warmup = config.warmup_steps or round(config.warmup_share * steps)
+    if step < warmup:
+        return config.warmup_start + (1 - config.warmup_start) * (step + 1) / (warmup + 1)
     if config.schedule == "constant":
         return 1.0
     if config.schedule == "step":
         return config.step_factor ** (step // steps_per_epoch // config.step_epochs)
-    progress = (step - config.warmup_steps) / max(1, epochs * steps_per_epoch - config.warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return 1 - progress if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def set_learning_rate(optimizer: optim.Optimizer, rate: float) -> None:

@@ -197,7 +197,9 @@ def _record_as_before(folder: Path, **settings: Any) -> None:
 def test_a_run_of_an_older_version_resumes(undisturbed: Path, work: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(work, TINY, on_progress=_interrupt_at(2))
-    _record_as_before(work / "train" / "default", precision="32", swap_share=0.0, self_blend=None)
+    later = dict.fromkeys(f"optimization.{name}" for name in ("sam", "warmup_share", "warmup_start"))
+    later["optimization.freeze_backbone_epochs"] = None
+    _record_as_before(work / "train" / "default", precision="32", swap_share=0.0, self_blend=None, **later)
     _assert_same_run(train(work, TINY).folder, undisturbed)
 
 

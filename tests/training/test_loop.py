@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +16,7 @@ from pipelines.checkpoints.preprocessing import Preprocessing, to_network_input
 from pipelines.data.faces import Face, FaceImages
 from pipelines.records import EpochRow
 from pipelines.training.config import TrainConfig, make_train_config
-from pipelines.training.loop import StepReport, Trainer, ValidationScores
+from pipelines.training.loop import Diverged, StepReport, Trainer, ValidationScores
 from pipelines.training.losses import RegionalIndependenceLoss
 from pipelines.training.run import make_network
 from tests.support import differences
@@ -198,9 +200,11 @@ def test_a_backbone_factor_of_zero_trains_only_the_rest_of_the_network(
     assert moved and "backbone" not in moved
 
 
-def test_a_batch_in_parts_has_the_gradient_of_the_whole(images: tuple[FaceImages, FaceImages]) -> None:
+@pytest.mark.parametrize("sam", [0.0, 0.05])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(images: tuple[FaceImages, FaceImages], sam: float) -> None:
     settings = DEFAULT_CHECKPOINT | {
         "epochs": 1, "backbone_epochs": 0, "samples_per_epoch": 4, "auxiliary": "none", "freeze_batch_norm": True,
+        "sam": sam,
     }  # fmt: skip
     whole, parts = _trainer(**settings), _trainer(**settings, accumulate=2)
     rows = [_run(trainer, images) for trainer in (whole, parts)]
@@ -212,16 +216,166 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(images: tuple[FaceImages
     assert (_gradients(parts) - expected).norm() < 1e-3 * expected.norm()
 
 
-@pytest.mark.parametrize(("clip_norm", "is_clipped"), [(0.01, True), (1e6, False)])
+@pytest.mark.parametrize(
+    ("clip_norm", "is_clipped", "sam"), [(0.01, True, 0.0), (1e6, False, 0.0), (0.01, True, 0.05), (1e6, False, 0.05)]
+)
 def test_gradients_are_clipped_to_their_norm(
-    images: tuple[FaceImages, FaceImages], clip_norm: float, is_clipped: bool
+    images: tuple[FaceImages, FaceImages], clip_norm: float, is_clipped: bool, sam: float
 ) -> None:
     settings: dict[str, Any] = {"epochs": 1, "backbone_epochs": 0, "samples_per_epoch": 4, "weight_decay": 0.0}
-    free, clipped = _trainer(**settings), _trainer(**settings, clip_norm=clip_norm)
+    free, clipped = _trainer(**settings, sam=sam), _trainer(**settings, sam=sam, clip_norm=clip_norm)
+    told: list[float] = []
     for trainer in (free, clipped):
-        _run(trainer, images)
-    expected = clip_norm if is_clipped else float(_gradients(free).norm())
+        _run(trainer, images, on_step=lambda report: told.append(report.gradient_norm))
+    norm = float(_gradients(free).norm())
+    expected = clip_norm if is_clipped else norm
     assert float(_gradients(clipped).norm()) == pytest.approx(expected, rel=1e-3)
+    assert told == pytest.approx([norm] * 2, rel=1e-3)
+
+
+class _Recorder:
+    """What every pass of the step module was given, and the weights and random states that it began with."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.passes: list[dict[str, Any]] = []
+        trainer.step_module.register_forward_pre_hook(self._note, with_kwargs=True)
+
+    def _note(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        generator = kwargs["generator"].get_state()
+        self.passes.append(
+            {
+                "args": args,
+                "kwargs": {name: value for name, value in kwargs.items() if name != "generator"},
+                "state": {name: value.detach().clone() for name, value in module.state_dict().items()},
+                "random": torch.get_rng_state(),
+                "generator": generator,
+            }
+        )
+
+
+def _repeat_pass(module: nn.Module, seen: dict[str, Any]) -> tuple[float, dict[str, Tensor]]:
+    """The same pass in a copy of the step module: the loss, and its gradients by name."""
+    torch.set_rng_state(seen["random"])
+    generator = torch.Generator()
+    generator.set_state(seen["generator"])
+    names, parameters = zip(*module.named_parameters(), strict=True)
+    total = module(*seen["args"], **seen["kwargs"], generator=generator).total
+    found = torch.autograd.grad(total, parameters, allow_unused=True)
+    gradients = {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
+    return float(total.detach()), gradients
+
+
+SHARP: dict[str, dict[str, Any]] = {
+    "the whole network": {"backbone_epochs": 0, "epochs": 1},
+    "the backbone alone": {"backbone_epochs": 1, "epochs": 2},
+    "a frozen backbone": {"backbone_epochs": 0, "epochs": 1, "freeze_backbone_epochs": 1},
+    "a backbone at rate 0": {"backbone_epochs": 0, "epochs": 1, "backbone_lr_factor": 0.0},
+}
+
+
+@pytest.mark.parametrize("case", SHARP)
+def test_a_sharpness_aware_step_is_that_of_two_passes_by_hand(images: tuple[FaceImages, FaceImages], case: str) -> None:
+    """Dropout, drop path, noise and AGDA's choices are the same in both passes; buffers move by the first alone."""
+    trainer = _trainer(
+        samples_per_epoch=4, sam=0.05, drop_path_rate=0.5, final_dropout=0.5, agda__noise=0.1, ril__update_rate=0.5,
+        weight_decay=0.0, ema_decay=0.75, agda__remap="sigmoid", **SHARP[case],
+    )  # fmt: skip
+    is_frozen = case in ("a frozen backbone", "a backbone at rate 0")
+    copied, recorder = copy.deepcopy(trainer.step_module).train(), _Recorder(trainer)
+    start = copy.deepcopy(copied.state_dict())
+    told: list[float] = []
+    buffers: dict[str, Tensor] = {}
+
+    def on_step(report: StepReport) -> None:
+        told.append(report.losses["total"])
+        buffers.update({name: buffer.clone() for name, buffer in trainer.step_module.named_buffers()})
+
+    _run(trainer, images, on_step=on_step)
+    first, second = recorder.passes
+    assert differences([first[name] for name in ("random", "generator")], [second["random"], second["generator"]]) == []
+    assert differences(first["state"], start) == []
+
+    total, gradients = _repeat_pass(copied, first)
+    assert told == pytest.approx([total], rel=1e-6)
+    assert differences(buffers, dict(copied.named_buffers())) == []
+    moving = [name for name in gradients if not (is_frozen and "backbone" in name)]
+    assert set(differences(second["state"], start)) <= {f"/{name}" for name in moving}
+    moved, plain = (
+        torch.cat([each[name].double().flatten() for name in moving])
+        for each in ({name: second["state"][name].double() - start[name] for name in moving}, gradients)
+    )
+    assert (moved - 0.05 * plain / plain.norm()).norm() < 1e-3 * 0.05
+
+    copied.load_state_dict(second["state"])
+    _, sharp = _repeat_pass(copied, second)
+    names = {id(parameter): name for name, parameter in trainer.step_module.named_parameters()}
+    order = [names[id(each)] for group in trainer.optimizer.param_groups for each in group["params"]]
+    moments = trainer.optimizer.state_dict()["state"]
+    got = {order[index]: state["exp_avg"] / 0.1 for index, state in moments.items()}
+    assert got.keys() == (set(moving) if case == "a frozen backbone" else gradients.keys())
+    expected, found = (torch.cat([each[name].double().flatten() for name in moving]) for each in (sharp, got))
+    assert (found - expected).norm() < 1e-3 * expected.norm() < 0.02 * (plain - expected).norm()
+    for name, parameter in trainer.step_module.named_parameters():
+        if name in moving:
+            step = 1e-3 * got[name] / (got[name].abs() + 1e-8)
+            torch.testing.assert_close(parameter.detach(), start[name] - step, rtol=1e-5, atol=1e-6)
+        else:
+            assert torch.equal(parameter, start[name])
+    average = trainer.average.state_dict()
+    for name, value in trainer.network.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(average[name], 0.75 * start[f"network.{name}"] + 0.25 * value)
+
+
+@pytest.mark.parametrize("bad_pass", [1, 2])
+def test_a_loss_that_is_not_finite_in_either_pass_ends_the_run_before_the_weights_move(
+    images: tuple[FaceImages, FaceImages], monkeypatch: pytest.MonkeyPatch, bad_pass: int
+) -> None:
+    trainer = _trainer(backbone_epochs=0, epochs=1, sam=0.05)
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    cross_entropy, calls = trainer.step_module._cross_entropy, itertools.count()
+
+    def spoil(logits: Tensor, labels: Tensor) -> Tensor:
+        clean_and_degraded_passes, is_degraded = divmod(next(calls), 2)
+        loss = cross_entropy(logits, labels)
+        return loss * float("nan") if clean_and_degraded_passes == bad_pass - 1 and is_degraded else loss
+
+    monkeypatch.setattr(trainer.step_module, "_cross_entropy", spoil)
+    with pytest.raises(Diverged) as caught:
+        _run(trainer, images)
+    assert np.isfinite(caught.value.report.losses["total"]) == (bad_pass == 2)
+    assert np.isnan(caught.value.report.gradient_norm)
+    changed = differences(before, trainer.network.state_dict())
+    assert all("running" in name or "num_batches" in name for name in changed)
+
+
+@pytest.mark.parametrize("preset", ["paper", "backbone"])
+def test_the_backbone_is_frozen_in_the_first_epochs_of_the_whole_network(
+    images: tuple[FaceImages, FaceImages], preset: str
+) -> None:
+    settings = {"epochs": 4, "backbone_epochs": 1, "samples_per_epoch": 4, "freeze_backbone_epochs": 2}
+    config = make_train_config(preset, SETTINGS | settings | {"weight_decay": 0.1, "optimizer": "adamw"})
+    trainer = Trainer(make_network(config), config)
+    moved: list[set[str]] = []
+    while not trainer.is_done:
+        before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+        _run(trainer, images)
+        after = trainer.network.state_dict()
+        moved.append(
+            {
+                f"{'frozen' if name.startswith(('backbone', 'net')) and 'classifier' not in name else 'rest'} "
+                f"{'statistics' if 'running' in name or 'num_batches' in name else 'weights'}"
+                for name, value in before.items()
+                if not torch.equal(value, after[name])
+            }
+        )
+    everything = {"frozen statistics", "frozen weights", "rest weights"}
+    kept = {"frozen statistics", "rest weights"}
+    if preset == "backbone":  # has no phase that trains a backbone alone
+        assert moved == [kept, kept, everything, everything]
+    else:
+        rest = {"rest statistics"}
+        assert moved == [everything, kept | rest, kept | rest, everything | rest]
 
 
 def test_the_average_is_exponential_over_all_steps(images: tuple[FaceImages, FaceImages]) -> None:

@@ -41,6 +41,28 @@ SCHEDULES: dict[str, tuple[dict[str, Any], int, int, dict[int, float]]] = {
         3,
         {0: 1, 3: 1, 4: 0.1, 7: 0.1, 8: 0.01, 11: 0.01},
     ),
+    "linear": ({"schedule": "linear"}, 4, 2, {0: 1, 1: 7 / 8, 2: 3 / 4, 7: 1 / 8, 8: 0, 99: 0}),
+    "linear after a warm-up": (
+        {"schedule": "linear", "warmup_steps": 2},
+        2,
+        5,
+        {0: 1 / 3, 1: 2 / 3, 2: 1, 4: 3 / 4, 6: 1 / 2, 9: 1 / 8, 10: 0},
+    ),
+    "a warm-up of a share of the phase from a quarter of the rate": (
+        {"schedule": "linear", "warmup_share": 0.25, "warmup_start": 0.25},
+        4,
+        3,
+        {0: 0.25 + 0.75 / 4, 1: 0.25 + 0.75 / 2, 2: 0.25 + 0.75 * 3 / 4, 3: 1, 6: 2 / 3, 9: 1 / 3, 11: 1 / 9, 12: 0},
+    ),
+    "a share of the steps that is rounded": ({"warmup_share": 0.3}, 4, 1, {0: 0.5, 1: 1}),
+    "a share that is too small for a step": ({"warmup_share": 0.1}, 4, 1, {0: 1, 1: 1}),
+    "cosine after a share of the phase": (
+        {"schedule": "cosine", "warmup_share": 0.2},
+        5,
+        2,
+        {0: 1 / 3, 1: 2 / 3, 2: 1, 6: 0.5, 10: 0},
+    ),
+    "a warm-up that starts at the whole rate": ({"warmup_steps": 4, "warmup_start": 1.0}, 5, 2, {0: 1, 3: 1, 9: 1}),
     "step after a warm-up": (
         {"schedule": "step", "step_epochs": 2, "step_factor": 0.5, "warmup_steps": 3},
         2,

@@ -69,6 +69,10 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "paper": ("paper", {}),
     "additive margin": ("paper", {"auxiliary": "ams", "agda.mode": "hard"}),
     "reference": ("reference", {}),
+    "sharpness-aware": (
+        "reference",
+        {"sam": 0.05, "freeze_backbone_epochs": 1, "schedule": "linear", "warmup_steps": 0, "warmup_share": 0.25},
+    ),
 }
 WEIGHTS = ("best.safetensors", "last.safetensors")
 OnStep = Callable[[StepReport, list[EpochRow]], None]
@@ -145,15 +149,14 @@ INTERRUPTIONS: dict[str, tuple[str, list[tuple[Callable[[TrainingRun, int], None
     "in the middle of epoch 5": ("paper", [(_stop_in, 5)]),
     "additive margin, twice": ("additive margin", [(_stop_in, 2), (_stop_in, 5)]),
     "reference, three times": ("reference", [(_stop_in, 2), (_crash_after, 3), (_stop_in, 5)]),
+    "sharpness-aware, backbone frozen": ("sharpness-aware", [(_stop_in, 2), (_stop_in, 3), (_crash_after, 3)]),
 }
+QUICK = ("in the middle of epoch 2", "sharpness-aware, backbone frozen")
 
 
 @pytest.mark.parametrize(
     "case",
-    [
-        pytest.param(case, marks=[] if case == "in the middle of epoch 2" else pytest.mark.slow)
-        for case in INTERRUPTIONS
-    ],
+    [pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow) for case in INTERRUPTIONS],
 )
 def test_a_run_that_was_stopped_and_resumed_equals_the_undisturbed_one_bit_for_bit(
     undisturbed: Callable[[str], TrainingRun], training_faces: Faces, tmp_path: Path, case: str

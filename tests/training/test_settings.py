@@ -155,16 +155,20 @@ WRONG: dict[str, list[tuple[str, str]]] = {
     "optimization.learning_rate": [("0", "> 0")],
     "optimization.backbone_lr_factor": [("-1", ">= 0")],
     "optimization.weight_decay": [("-1", ">= 0")],
-    "optimization.schedule": [("other", "one of constant, cosine, step")],
+    "optimization.schedule": [("other", "one of constant, cosine, linear, step")],
     "optimization.step_epochs": [("0", ">= 1")],
     "optimization.step_factor": [("0", "in (0, 1]"), ("2", "in (0, 1]")],
     "optimization.warmup_steps": [("-1", ">= 0")],
+    "optimization.warmup_share": [("1", "in [0, 1)"), ("-0.1", "in [0, 1)")],
+    "optimization.warmup_start": [("1.1", "in [0, 1]"), ("-0.1", "in [0, 1]")],
     "optimization.batch_size": [("0", ">= 1"), ("3", "even")],
     "optimization.accumulate": [("0", ">= 1"), ("5", "even parts"), ("48", "even parts")],
     "optimization.clip_norm": [("-1", ">= 0")],
     "optimization.ema_decay": [("1", "in [0, 1)"), ("-1", "in [0, 1)")],
     "optimization.label_smoothing": [("1", "in [0, 1)"), ("-1", "in [0, 1)")],
     "optimization.freeze_batch_norm": [("other", "true or false")],
+    "optimization.freeze_backbone_epochs": [("-1", ">= 0")],
+    "optimization.sam": [("-0.1", ">= 0"), ("nan", ">= 0"), ("inf", "must be finite")],
     "precision": [("other", "one of auto, float32, bf16, float16")],
     "val_fraction": [("0", "between 0 and 1"), ("1", "between 0 and 1")],
     "frames": [("0", ">= 1")],
@@ -183,6 +187,27 @@ def test_a_wrong_value_of_any_setting_is_refused_with_its_name_and_rule(path: st
     with pytest.raises(ConfigError) as caught:
         make_train_config("paper", {path: value})
     assert path.rpartition(".")[2] in str(caught.value) and rule in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"warmup_steps": 5, "warmup_share": 0.1},
+            "warmup_share must be 0 if warmup_steps is set (to 5), got 0.1",
+        ),
+        (
+            {"sam": 0.05, "precision": "float16"},
+            "optimization.sam must be 0 with precision float16, whose loss scaler skips steps (use bf16), got 0.05",
+        ),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_train_config("paper", settings)
+    assert str(caught.value) == message
+    for name in settings:
+        make_train_config("paper", {name: settings[name]})
 
 
 def test_assignments_are_a_name_and_a_value() -> None:
