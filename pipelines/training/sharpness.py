@@ -15,8 +15,8 @@ def take_sharp_gradient(
 ) -> None:
     """Leave the gradient at w + radius g / |g| in `grad`, where g is the gradient at the weights w (equations 2 and 3).
 
-    |g| is the norm over all `parameters` together. If it is zero, there is no direction, and the second gradient is taken at w. If
-    it is not finite, the first gradient stays and there is no second. Afterwards the weights are w again, to the bit, and the
+    |g| is the norm over all `parameters` together. If it is zero, there is no direction, and the second gradient is taken at w.
+    If it is not finite, the first gradient stays and there is no second. Afterwards the weights are w again, to the bit, and the
     module's buffers (running statistics, centres) are what the first pass made of them; the second pass starts from those that
     the first started from.
 
