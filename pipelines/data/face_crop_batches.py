@@ -20,6 +20,8 @@ class SourceVideo:
 
     row: VideoRow
     faces: tuple[SourceFace, ...]
+    masks_sha256: str = ""
+    """Digest of the faces' masks; empty if none has one."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def group_videos(faces: Iterable[SourceFace]) -> list[SourceVideo]:
             row = replace(row, video_id=sha256[:16], sha256=sha256)
         else:
             row = replace(row, status="unreadable", error=f"{members[0].name} is missing or empty; check the path")
-        videos.append(SourceVideo(row, tuple(members)))
+        videos.append(SourceVideo(row, tuple(members), _digest_of_masks(members)))
     return videos
 
 
@@ -110,6 +112,12 @@ def _agreed(name: str, faces: Sequence[SourceFace]) -> VideoLabel:
     return said.pop()
 
 
+def _digest_of_masks(faces: Sequence[SourceFace]) -> str:
+    digests = [hashlib.sha256(face.read_mask()).hexdigest() if face.read_mask else "none" for face in faces]
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest() if set(digests) != {"none"} else ""
+
+
 def _make_batch(videos: Sequence[SourceVideo]) -> FaceBatch:
-    content = "".join(video.row.sha256 for video in videos)
+    """Named after the pictures, and after their masks, so that masks that are added or corrected are taken."""
+    content = "".join(video.row.sha256 + video.masks_sha256 for video in videos)
     return FaceBatch(hashlib.sha256(content.encode()).hexdigest()[:16], tuple(videos))

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +22,8 @@ from pipelines.workspace.labels import LABEL_FIELDS, VideoLabel, label_and_split
 from pipelines.workspace.manifest import read_table
 
 IMAGE_COLUMNS = ("image", "image_jpeg")
+MASK_COLUMN = "mask"
+"""Holds pictures (bytes in a Parquet file, paths of pictures in a CSV), or, as in any list of videos, a video's path."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class SourceFace:
     video: str | None
     """The source's name for the video; None makes the crop a separate video."""
     about: VideoLabel
+    read_mask: Callable[[], bytes] | None = None
+    """Returns the encoded picture of the manipulated region; None if there is none, and for a real face."""
 
 
 def read_source(source: Path) -> Iterator[SourceFace]:
@@ -74,18 +78,26 @@ def _read_parquet(source: Path) -> Iterator[SourceFace]:
     if image_column is None:
         raise DatasetError(f"{source} has no column 'image' or 'image_jpeg' with encoded pictures")
     kind = file.schema_arrow.field(image_column).type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+    if not _is_bytes(kind):
         raise DatasetError(
             f"{source}: the column {image_column!r} holds {kind}; it must hold encoded pictures as bytes"
         )
     given = [name for name in ("video", *LABEL_FIELDS) if name in file.schema_arrow.names]
+    has_masks = MASK_COLUMN in given and _is_bytes(file.schema_arrow.field(MASK_COLUMN).type)
     for name in given:
         kind = file.schema_arrow.field(name).type
-        if not _is_plain(kind):
-            raise DatasetError(f"{source}: the column {name!r} holds {kind}; it must hold text or numbers")
+        if not _is_plain(kind) and not (name == MASK_COLUMN and has_masks):
+            pictures = ", or encoded pictures as bytes" if name == MASK_COLUMN else ""
+            raise DatasetError(f"{source}: the column {name!r} holds {kind}; it must hold text or numbers{pictures}")
     for number, record in enumerate(_read_records(file, [image_column, *given], source)):
         data = record.pop(image_column) or b""
-        yield _make_face(f"{source.name}#{number}", partial(bytes, data), record)
+        mask = record.pop(MASK_COLUMN) if has_masks else None
+        read_mask = None if mask is None else partial(bytes, mask)
+        yield _make_face(f"{source.name}#{number}", partial(bytes, data), record, read_mask)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _is_plain(kind: pa.DataType) -> bool:
@@ -127,7 +139,12 @@ def _read_csv(source: Path) -> Iterator[SourceFace]:
         name = record["path"]
         if not name:
             raise DatasetError(f"{source} line {number} names no path; complete or remove the line")
-        yield _make_face(name, _reader_of(source.parent / name), {**record, "video": record.get("video") or name})
+        mask, read_mask = record.get(MASK_COLUMN) or "", None
+        if PurePath(mask).suffix.lower() in KNOWN_IMAGE_SUFFIXES:
+            del record[MASK_COLUMN]
+            read_mask = _reader_of(source.parent / mask)
+        record["video"] = record.get("video") or name
+        yield _make_face(name, _reader_of(source.parent / name), record, read_mask)
 
 
 def _read_folder(source: Path) -> Iterator[SourceFace]:
@@ -177,6 +194,9 @@ def _read_picture(path: Path) -> bytes:
         return b""
 
 
-def _make_face(name: str, read: Callable[[], bytes], record: Mapping[str, Any]) -> SourceFace:
-    video = record.get("video")
-    return SourceFace(name, read, None if video in (None, "") else str(video), to_label(record, name))
+def _make_face(
+    name: str, read: Callable[[], bytes], record: Mapping[str, Any], read_mask: Callable[[], bytes] | None = None
+) -> SourceFace:
+    video, about = record.get("video"), to_label(record, name)
+    read_mask = None if about.label == "real" else read_mask
+    return SourceFace(name, read, None if video in (None, "") else str(video), about, read_mask)

@@ -61,6 +61,20 @@ def align_face(
     )
 
 
+def align_mask(mask: Image, landmarks: Points, *, margin: float = 1.0, size_px: int = TEMPLATE_SIZE_PX) -> Image | None:
+    """Cut a mask of a picture as `align_face` cuts the picture itself; over the picture's edge it is black.
+
+    Args:
+        mask: (H, W) uint8, as large as the picture.
+        landmarks: (5, 2) in pixels of the picture.
+
+    Returns:
+        (size_px, size_px) uint8, or None for landmarks that all fall on one point.
+    """
+    transform = estimate_similarity(landmarks, template_points(margin, size_px))
+    return None if transform is None else _warp(mask, transform, size_px, "black")
+
+
 def template_points(margin: float = 1.0, size_px: int = TEMPLATE_SIZE_PX) -> Points:
     """The template (5, 2) in a crop of `size_px`, drawn together around the centre by `margin`."""
     center = TEMPLATE_SIZE_PX / 2

@@ -57,3 +57,14 @@ def landmark_columns(landmarks: npt.NDArray[np.float64] | None, unit: str) -> di
         for i, name in enumerate(LANDMARK_NAMES)
         for j, axis in enumerate("xy")
     }
+
+
+def landmarks_of(row: FaceRow, unit: str = "px") -> npt.NDArray[np.float64]:
+    """(5, 2) from the columns `left_eye_x_<unit>`, …: in frame pixels, or with `crop_px` in crop pixels; NaN if unknown."""
+    columns = [[getattr(row, f"{name}_{axis}_{unit}") for axis in "xy"] for name in LANDMARK_NAMES]
+    return np.array(columns, dtype=np.float64)
+
+
+def mask_path_of(crop_path: str) -> str:
+    """Where the mask of a crop lies: `crops/…/00000003_00_mask.png` beside `crops/…/00000003_00.png`."""
+    return f"{crop_path.removesuffix('.png')}_mask.png"

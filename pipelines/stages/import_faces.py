@@ -1,7 +1,8 @@
 """Stage `import-faces`: pictures of cropped faces become a `detect-faces` manifest.
 
 Each picture is detected again on a copy with replicated edges and aligned like any other face. A face that is not found
-again is kept where tight crops usually lie in the aligned frame, with an empty score as the flag.
+again is kept where tight crops usually lie in the aligned frame, with an empty score as the flag. A mask of the picture is
+moved as the picture is, but black over its edge.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ from pipelines.data.face_crop_batches import (
     split_batches,
     split_where_begun,
 )
-from pipelines.data.face_crop_sources import read_source
+from pipelines.data.face_crop_sources import SourceFace, read_source
 from pipelines.errors import InputError, describe_failure
-from pipelines.faces.align import AlignedFace, align_face
+from pipelines.faces.align import AlignedFace, align_face, align_mask
+from pipelines.faces.crops import landmark_columns, mask_path_of
 from pipelines.records import FaceRow, VideoRow
 from pipelines.system.atomic_files import make_folder
-from pipelines.system.image_files import decode_image, write_image
+from pipelines.system.image_files import decode_image, decode_mask, write_image
 from pipelines.system.progress import ProgressCallback, ignore_progress
 from pipelines.workspace.folder import StageFolder
 from pipelines.workspace.items import ItemResult, StageWork
@@ -73,7 +75,8 @@ def import_faces(
     Args:
         source: a Parquet file (`image` or `image_jpeg`; `video, label, split, original, identity` optional), a CSV
             (`path, label`; `video, split, original, identity` optional) or a folder with `real/` and `fake/`, optionally
-            under `train/`, `val/`, `test/`.
+            under `train/`, `val/`, `test/`. A column `mask` of encoded pictures (Parquet) or of paths of pictures (CSV) gives
+            masks, as large as their pictures; those of real faces are ignored.
 
     Raises:
         DatasetError: nothing to import, or one picture with two labels.
@@ -99,7 +102,10 @@ def import_faces(
             done = len(batches) - len(todo)
             return run_items(work, todo, options, done=done, unit="part", on_progress=on_progress)
 
-        readable = {video.row.video_id: video for video in videos if video.row.status == "ok"}
+        readable: dict[str, SourceVideo] = {}
+        for video in videos:
+            if video.row.status == "ok" and (video.masks_sha256 or video.row.video_id not in readable):
+                readable[video.row.video_id] = video
         batches = split_where_begun(make_batches(readable.values()), is_finished)
         skipped = sum(len(batch.videos) for batch in batches if is_finished(batch.part_id))
         failures = run(batches)
@@ -126,29 +132,42 @@ class _Importer:
         self._detector: FaceDetector | None = None
 
     def process(self, batch: FaceBatch) -> ItemResult:
-        """Rows and crops of one part. Pictures that do not decode are left out and named in the part's note."""
+        """Rows, crops and masks of one part. Pictures and masks that do not fit are left out and named in its note."""
         folder = self.folder.root / "crops" / batch.part_id
         make_folder(folder)
         rows: list[FaceRow] = []
         unreadable: dict[str, list[str]] = {}
+        without_mask: dict[str, list[str]] = {}
         todo = [(video, index) for video in batch.videos for index in range(len(video.faces))]
         with ThreadPoolExecutor(THREADS if self.options.isolate else self.options.workers or THREADS) as pool:
             for chunk in _in_chunks(todo, 4 * self.options.batch_size):
                 images = list(pool.map(lambda entry: decode_image(entry[0].faces[entry[1]].read()), chunk))
+                masks = list(pool.map(lambda entry: _read_mask(entry[0].faces[entry[1]]), chunk))
                 found = self._find_faces([image for image in images if image is not None])
                 writes = []
-                for (video, index), image in zip(chunk, images, strict=True):
+                for (video, index), image, mask in zip(chunk, images, masks, strict=True):
+                    source, video_id = video.faces[index], video.row.video_id
                     if image is None:
-                        unreadable.setdefault(video.row.video_id, []).append(video.faces[index].name)
+                        unreadable.setdefault(video_id, []).append(source.name)
                         continue
                     face = self._align(image, next(found))
-                    crop_path = f"crops/{batch.part_id}/{video.row.video_id}_{index:04d}.png"
+                    crop_path = f"crops/{batch.part_id}/{video_id}_{index:04d}.png"
                     writes.append(pool.submit(write_image, self.folder.root / crop_path, face.aligned.crop))
-                    rows.append(face.to_row(video.row.video_id, index, crop_path))
+                    mask_path = None
+                    if mask is not None and mask.shape == image.shape[:2]:
+                        mask_path = mask_path_of(crop_path)
+                        aligned_mask = self._align_mask(mask, face)
+                        writes.append(pool.submit(write_image, self.folder.root / mask_path, aligned_mask))
+                    elif source.read_mask is not None:
+                        without_mask.setdefault(video_id, []).append(source.name)
+                    rows.append(face.to_row(video_id, index, crop_path, mask_path))
                 for write in writes:
                     write.result()
         size_of = {video.row.video_id: len(video.faces) for video in batch.videos}
-        notes = {video_id: _describe_unreadable(names, size_of[video_id]) for video_id, names in unreadable.items()}
+        notes = {
+            video_id: _describe(unreadable.get(video_id, []), without_mask.get(video_id, []), size_of[video_id])
+            for video_id in unreadable | without_mask
+        }
         return ItemResult(rows, note=json.dumps(notes) if notes else None, folder=folder)
 
     def prepare(self) -> None:
@@ -188,7 +207,15 @@ class _Importer:
             aligned = align_face(image, faces.landmarks[index], margin=self.config.margin, border="replicate")
             if aligned is not None:
                 return _ImportedFace(aligned, faces.boxes[index], float(faces.scores[index]), faces.landmarks[index])
-        return _ImportedFace(_place_unfound(image, self.config.margin))
+        crop, share = _place_unfound(image, self.config.margin, cv2.BORDER_REPLICATE)
+        return _ImportedFace(AlignedFace(crop, np.empty((0, 2)), share))
+
+    def _align_mask(self, mask: Image, face: _ImportedFace) -> Image:
+        """(380, 380) uint8: the mask (H, W) of a picture, where the picture is in the aligned frame."""
+        if self.config.as_is:
+            return resize_square(mask, ALIGNED_SIZE_PX)
+        aligned = None if face.landmarks is None else align_mask(mask, face.landmarks, margin=self.config.margin)
+        return _place_unfound(mask, self.config.margin, cv2.BORDER_CONSTANT)[0] if aligned is None else aligned
 
 
 @dataclass(frozen=True)
@@ -200,9 +227,7 @@ class _ImportedFace:
     score: float | None = None
     landmarks: npt.NDArray[np.float64] | None = None
 
-    def to_row(self, video_id: str, index: int, crop_path: str) -> FaceRow:
-        from pipelines.faces.crops import landmark_columns
-
+    def to_row(self, video_id: str, index: int, crop_path: str, mask_path: str | None) -> FaceRow:
         x0, y0, x1, y1 = (None,) * 4 if self.box is None else (float(value) for value in self.box)
         return FaceRow(
             video_id=video_id,
@@ -219,15 +244,33 @@ class _ImportedFace:
             **landmark_columns(None if self.landmarks is None else self.aligned.landmarks, "crop_px"),
             valid_share=self.aligned.valid_share,
             crop_path=crop_path,
+            mask_path=mask_path,
         )
 
 
-def _describe_unreadable(names: Sequence[str], num_pictures: int) -> str:
-    """What is said of a video with pictures that do not decode."""
-    if num_pictures == 1:
-        return f"{names[0]} is not a readable picture"
-    more = ", …" if len(names) > 1 else ""
-    return f"{len(names)} of {num_pictures} pictures are missing or not readable: {names[0]}{more}"
+def _read_mask(face: SourceFace) -> Image | None:
+    return None if face.read_mask is None else decode_mask(face.read_mask())
+
+
+def _describe(unreadable: Sequence[str], without_mask: Sequence[str], num_pictures: int) -> str:
+    """What is said of a video with pictures that do not decode, or with masks that cannot be used."""
+    said = []
+    if unreadable and num_pictures == 1:
+        said.append(f"{unreadable[0]} is not a readable picture")
+    elif unreadable:
+        said.append(
+            f"{len(unreadable)} of {num_pictures} pictures are missing or not readable: {_name_first(unreadable)}"
+        )
+    if without_mask:
+        said.append(
+            f"{len(without_mask)} of {num_pictures} pictures have a mask that is missing, not readable or of another size than "
+            f"the picture: {_name_first(without_mask)}; correct the masks and import again"
+        )
+    return "; ".join(said)
+
+
+def _name_first(names: Sequence[str]) -> str:
+    return names[0] + (", …" if len(names) > 1 else "")
 
 
 def _outcomes(batch: FaceBatch, folder: StageFolder, failures: Mapping[str, BaseException]) -> Iterator[VideoRow]:
@@ -237,9 +280,9 @@ def _outcomes(batch: FaceBatch, folder: StageFolder, failures: Mapping[str, Base
         return
     path = folder.part_path(batch.part_id)
     rows = Counter(read_table(path).column("video_id").to_pylist())
-    unreadable = json.loads(read_note(path, "note") or "{}")
+    notes = json.loads(read_note(path, "note") or "{}")
     for video in batch.videos:
-        error, num_rows = unreadable.get(video.row.video_id), rows[video.row.video_id]
+        error, num_rows = notes.get(video.row.video_id), rows[video.row.video_id]
         yield replace(video.row, status="ok" if num_rows else "unreadable", error=error, rows=num_rows)
 
 
@@ -257,16 +300,19 @@ def _most_central(faces: Faces, image: Image) -> int | None:
     return best if area[best] > 0.1 else None
 
 
-def _place_unfound(image: Image, margin: float) -> AlignedFace:
-    """The picture as it is, where tight crops usually lie, its edges replicated to the rest of the aligned frame."""
+def _place_unfound(image: Image, margin: float, border: int) -> tuple[Image, float]:
+    """The picture as it is, where tight crops usually lie in the aligned frame, and the share that it takes there.
+
+    Args:
+        border: how OpenCV fills the rest.
+    """
     size = round(UNFOUND_SIZE_PX / margin)
     center_x, center_y = (round(190 + (center - 190) / margin) for center in UNFOUND_CENTER_PX)
     x0, y0 = max(0, center_x - size // 2), max(0, center_y - size // 2)
     x1, y1 = min(ALIGNED_SIZE_PX, x0 + size), min(ALIGNED_SIZE_PX, y0 + size)
     small = resize_square(image, size)[: y1 - y0, : x1 - x0]
-    crop = cv2.copyMakeBorder(small, y0, ALIGNED_SIZE_PX - y1, x0, ALIGNED_SIZE_PX - x1, cv2.BORDER_REPLICATE)
-    share = (x1 - x0) * (y1 - y0) / ALIGNED_SIZE_PX**2
-    return AlignedFace(np.asarray(crop, dtype=np.uint8), np.empty((0, 2)), share)
+    placed = cv2.copyMakeBorder(small, y0, ALIGNED_SIZE_PX - y1, x0, ALIGNED_SIZE_PX - x1, border)
+    return np.asarray(placed, dtype=np.uint8), (x1 - x0) * (y1 - y0) / ALIGNED_SIZE_PX**2
 
 
 def _pad(image: Image) -> Image:

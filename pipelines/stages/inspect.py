@@ -86,6 +86,8 @@ def _inspect_manifest(path: Path) -> Inspection:
         if name in table.column_names:
             counts = Counter(str(value) for value in table.column(name).to_pylist() if value is not None)
             facts[f"by {name}"] = dict(sorted(counts.items()))
+    if "mask_path" in table.column_names:
+        facts["masks"] = table.num_rows - table.column("mask_path").null_count
     if provenance is None:
         return Inspection(path, "scores", facts)
     facts["provenance"] = provenance.to_json()

@@ -1,4 +1,4 @@
-"""Images (H, W, 3) uint8 RGB: reading and writing PNG and JPEG, and joining several into one."""
+"""Images (H, W, 3) uint8 RGB and grey masks (H, W) uint8: reading and writing PNG and JPEG, and joining several into one."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def write_image(path: Path, image: Image) -> None:
 
 
 def encode_image(image: Image, suffix: str) -> bytes:
-    """The file's content for `.png` or `.jpg`."""
+    """The file's content for `.png` or `.jpg`; an image (H, W) is written grey."""
     is_png = suffix == ".png"
     options = [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION] if is_png else [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    return cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+    stored = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(suffix, stored, options)[1].tobytes()
 
 
 def read_image(path: Path) -> Image:
@@ -59,6 +60,23 @@ def decode_image(data: bytes) -> Image | None:
     except cv2.error:  # a header that claims more pixels than OpenCV allows
         return None
     return None if image is None else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def decode_mask(data: bytes) -> Image | None:
+    """(H, W) uint8 from an encoded picture of a mask, as `to_mask` makes it of its colours, or None as `decode_image`.
+
+    A picture with the values 0 and 1 only, as arrays of classes are often stored, is read as 0 and 255.
+    """
+    image = decode_image(data)
+    if image is None:
+        return None
+    mask = to_mask(image)
+    return mask * WHITE if mask.max() == 1 else mask
+
+
+def to_mask(image: Image) -> Image:
+    """(H, W) uint8 from (H, W, 3): the brightest channel, so that a region marked in any colour counts."""
+    return np.asarray(image.max(axis=2), dtype=np.uint8)
 
 
 def join_images(images: Sequence[Image], *, axis: int, gap_px: int = SEPARATOR_PX) -> Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import chain
@@ -90,7 +91,7 @@ def label_and_split_in(folder: PurePath) -> tuple[str | None, str | None]:
 
 
 def read_label_rows(path: Path) -> list[tuple[str, VideoLabel]]:
-    """The rows of a labels CSV: `video`, with slashes, and its label and details.
+    """The rows of a labels CSV: `video`, with slashes, and its label and details; a `mask` is relative to the CSV.
 
     Columns may be separated by commas, semicolons or tabs. Spaces around column names, labels and splits are ignored,
     and so is their case.
@@ -108,7 +109,7 @@ def read_label_rows(path: Path) -> list[tuple[str, VideoLabel]]:
             missing = {"video", "label"} - set(reader.fieldnames)
             if missing:
                 raise DatasetError(f"{path} lacks the column {sorted(missing)[0]!r}; it needs {CSV_COLUMNS}")
-            return [_make_row(record, f"{path} line {reader.line_num}") for record in reader]
+            return [_make_row(record, f"{path} line {reader.line_num}", path.parent) for record in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path} is not a readable CSV file: {error}; save it as CSV in UTF-8") from error
 
@@ -132,8 +133,11 @@ def to_label(record: Mapping[str, Any], where: str) -> VideoLabel:
     return VideoLabel(**given)
 
 
-def _make_row(record: Mapping[str, Any], where: str) -> tuple[str, VideoLabel]:
+def _make_row(record: Mapping[str, Any], where: str, folder: Path) -> tuple[str, VideoLabel]:
     """Cells missing from a short row are None."""
     loose = {name: (record.get(name) or "").strip().lower() for name in ("label", "split")}
     about = to_label({**record, **loose}, where)
-    return slashed(record["video"] or ""), replace(about, original=about.original and slashed(about.original))
+    about = replace(about, original=about.original and slashed(about.original))
+    if about.mask:
+        about = replace(about, mask=Path(os.path.abspath(folder / about.mask)).as_posix())
+    return slashed(record["video"] or ""), about

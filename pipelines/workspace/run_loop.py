@@ -7,7 +7,7 @@ again by the next run. `manifest.parquet` is written last: if it exists, the sta
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,6 +85,7 @@ def run_stage(
     options: RunOptions,
     *,
     threads: int = 1,
+    redo: Collection[str] = (),
     on_progress: ProgressCallback = ignore_progress,
 ) -> StageSummary:
     """Process a stage whose items are its readable videos, and write its manifests; a shard writes parts only.
@@ -93,10 +94,11 @@ def run_stage(
         videos: all inputs, those of other shards too.
         items: by `video_id`, at least those of the shard's readable videos.
         threads: items processed at once if there are no worker processes.
+        redo: ids of items that are processed although they are finished.
     """
     own = select_videos(videos, options.shard)
     ids = dict.fromkeys(video.video_id for video in own if video.status == "ok")
-    todo = {video_id: items[video_id] for video_id in ids if not work.is_finished(video_id)}
+    todo = {video_id: items[video_id] for video_id in ids if video_id in redo or not work.is_finished(video_id)}
     skipped = len(ids) - len(todo)
     failures = run_items(work, todo, options, threads=threads, done=skipped, on_progress=on_progress)
     rows = [_row_after(video, work.folder, failures) for video in own]
@@ -197,6 +199,5 @@ def _row_after(video: VideoRow, folder: StageFolder, failures: Mapping[str, Exce
     path = folder.part_path(video.video_id)
     _check_still_there(path)
     rows, notes = read_num_rows(path)
-    return replace(
-        video, status=note_in(notes, "status") or "ok", error=note_in(notes, "note") or video.error, rows=rows
-    )
+    error = "; ".join(filter(None, (video.error, note_in(notes, "note")))) or None
+    return replace(video, status=note_in(notes, "status") or "ok", error=error, rows=rows)

@@ -9,7 +9,7 @@ import pytest
 from pipelines.workspace.labels import VideoLabel, read_labels
 
 NAMES = {Path("/in/m1/a.mp4"): "m1/a.mp4", Path("/in/m2/a.mp4"): "m2/a.mp4", Path("/in/m2/b.mp4"): "m2/b.mp4"}
-A, _, B = NAMES
+A, OTHER_A, B = NAMES
 
 
 def _write(path: Path, text: str) -> Path:
@@ -43,3 +43,10 @@ def test_an_original_may_be_named_with_backslashes(tmp_path: Path) -> None:
 def test_an_input_whose_name_holds_a_backslash_is_found_by_it(tmp_path: Path) -> None:
     labels = _write(tmp_path / "labels.csv", "video,label\nx\\a.mp4,real\n")
     assert read_labels(labels, {A: "x\\a.mp4"}) == {A: VideoLabel("real")}
+
+
+def test_a_mask_is_named_relative_to_the_labels_file(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    text = "video,label,mask\nm1/a.mp4,fake,../masks/a.mp4\nb.mp4,fake,/elsewhere/b.mp4\nm2/a.mp4,fake,\n"
+    found = read_labels(_write(tmp_path / "lists" / "labels.csv", text), NAMES)
+    assert [found[path].mask for path in (A, B, OTHER_A)] == [f"{tmp_path}/masks/a.mp4", "/elsewhere/b.mp4", None]
