@@ -76,6 +76,29 @@ def measure_with_intervals(
     return {name: Estimate(value, *intervals.get(name, UNDEFINED)) for name, value in values.items()}
 
 
+def means_with_intervals(
+    values: npt.ArrayLike, clusters: npt.ArrayLike, *, rounds: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> list[Estimate]:
+    """The mean of each column of values (N, K) without NaN, with the intervals of the same cluster bootstrap.
+
+    The draws are those of `measure_with_intervals` with as many clusters. NaN without rows; intervals are NaN without
+    rounds and with fewer than two clusters.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    if not len(table):
+        return [Estimate(float("nan"), *UNDEFINED)] * table.shape[1]
+    means = table.mean(axis=0).tolist()
+    names, rows_to_clusters = np.unique(np.asarray(clusters), return_inverse=True)
+    if rounds < 1 or len(names) < 2:
+        return [Estimate(mean, *UNDEFINED) for mean in means]
+    terms = np.column_stack([np.ones(len(table)), table])
+    sums = np.zeros((len(names), terms.shape[1]))
+    np.add.at(sums, rows_to_clusters, terms)
+    drawn = np.array([_draw(len(names), seed, number) @ sums for number in range(rounds)])
+    columns = (drawn[:, 1:] / drawn[:, :1]).T
+    return [Estimate(mean, *_percentiles(column, confidence)) for mean, column in zip(means, columns, strict=True)]
+
+
 @dataclass(frozen=True)
 class _Sample:
     """What all rounds share of N rows in G clusters."""

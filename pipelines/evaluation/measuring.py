@@ -21,6 +21,8 @@ LEVELS: Mapping[str, str] = {
     "frame": "frames with a face",
 }
 Mask = npt.NDArray[np.bool_]
+Part = tuple[str | None, str | None, str | None]
+"""Dataset, compression and method; None where there are several."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Section:
     @property
     def title(self) -> str:
         """Such as `ffpp c23 FaceSwap`, or `all`."""
-        return " ".join(name for name in (self.dataset, self.compression, self.method) if name) or "all"
+        return title_of((self.dataset, self.compression, self.method))
 
     @property
     def coverage(self) -> float:
@@ -75,11 +77,7 @@ def measure_sections(
         frame_threshold: None if `threshold` is one of calibrated probabilities, which those of frames are not.
     """
     sections = []
-    seen: set[bytes] = set()
-    for (dataset, compression, method), mask in _parts(videos):
-        if mask.tobytes() in seen:
-            continue
-        seen.add(mask.tobytes())
+    for (dataset, compression, method), mask in parts_of(videos):
         empty = Section(dataset, compression, method, 0, 0, 0, 0, None, {})
         sections.append(_measure(empty, videos, frames, mask, (threshold, frame_threshold), bootstrap))
     return sections
@@ -91,8 +89,22 @@ def measure_whole(videos: ScoredVideos, frames: ScoredFrames | None, bootstrap: 
     return _measure(empty, videos, frames, np.ones(len(videos), dtype=bool), (None, None), bootstrap)
 
 
-def _parts(videos: ScoredVideos) -> Iterator[tuple[tuple[str | None, str | None, str | None], Mask]]:
-    """The videos of each section. A method's fakes come with the real videos of the same dataset and compression."""
+def title_of(part: Part) -> str:
+    """Such as `ffpp c23 FaceSwap`, or `all`."""
+    return " ".join(name for name in part if name) or "all"
+
+
+def parts_of(videos: ScoredVideos) -> Iterator[tuple[Part, Mask]]:
+    """All videos first, then every part that differs from all parts before it."""
+    seen: set[bytes] = set()
+    for part, mask in _parts(videos):
+        if mask.tobytes() not in seen:
+            seen.add(mask.tobytes())
+            yield part, mask
+
+
+def _parts(videos: ScoredVideos) -> Iterator[tuple[Part, Mask]]:
+    """The videos of each part. A method's fakes come with the real videos of the same dataset and compression."""
     yield (None, None, None), np.ones(len(videos), dtype=bool)
     real = videos.labels == 0
     for dataset in _names(videos.datasets) or [None]:

@@ -1,4 +1,5 @@
-"""Pictures of what a network looks at: attention maps over faces, in the manner of the paper's figures 4 to 6."""
+"""Pictures of what a network looks at: attention maps over faces, in the manner of the paper's figures 4 to 6, and where it
+finds a forgery."""
 
 from __future__ import annotations
 
@@ -19,6 +20,9 @@ TITLE_HEIGHT_PX = 28
 TITLE_BASELINE_PX = 20
 TITLE_INDENT_PX = 4
 PANEL_GAP_PX = 12
+MASK_COLOR = (0, 255, 0)
+MAP_COLOR = (255, 64, 255)
+OUTLINE_PX = 1
 
 Floats = npt.NDArray[np.float64]
 
@@ -47,6 +51,40 @@ def draw_attention_maps(
         cells = [face, *(_overlay(face, one) for one in face_heat)]
         rows.append(join_images([_resize(cell, size_px) for cell in cells], axis=1))
     return join_images(rows, axis=0)
+
+
+def draw_forgery_maps(
+    faces: Image,
+    masks: npt.NDArray[np.bool_],
+    maps: npt.NDArray[np.floating[Any]],
+    *,
+    title: str,
+    threshold: float,
+    size_px: int = 160,
+) -> Image:
+    """One row per face: the face, its true mask, and the map over the face, from blue (0) to red (1).
+
+    The outline of the mask is green and that of the map at or above the threshold magenta, each on the face and on the map.
+
+    Args:
+        faces: (N, S, S, 3) uint8, RGB.
+        masks: (N, S, S).
+        maps: (N, S, S) in 0..1.
+        title: of the column of maps, in ASCII.
+        size_px: side of each drawn face.
+    """
+    if not len(faces) == len(masks) == len(maps) > 0:
+        raise ValueError(f"faces, masks and maps must be as many; got {len(faces)}, {len(masks)} and {len(maps)}")
+    rows = []
+    for face, mask, heat in zip(faces, masks, maps, strict=True):
+        white = np.where(mask[..., None], np.uint8(WHITE), np.zeros_like(face))
+        cells = [_resize(cell, size_px) for cell in (face, white, _overlay(face, heat.astype(np.float64)))]
+        for cell in (cells[0], cells[2]):
+            _outline(cell, mask, MASK_COLOR)
+            _outline(cell, heat >= threshold, MAP_COLOR)
+        rows.append(cells)
+    columns = [join_images(column, axis=0) for column in zip(*rows, strict=True)]
+    return stack_panels(columns, ["face", "true mask", title], direction="right")
 
 
 def stack_panels(
@@ -83,6 +121,14 @@ def _overlay(face: Image, heat: Floats) -> Image:
         levels = np.rint(255 * _upsample(heat, *face.shape[:2])).astype(np.uint8)
         colors = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
     return _as_image(cv2.addWeighted(grey, 1 - HEAT_SHARE, colors, HEAT_SHARE, 0))
+
+
+def _outline(picture: Image, region: npt.NDArray[np.bool_], color: tuple[int, int, int]) -> None:
+    """Draw the borders of a region (S, S), of any size, into a square picture."""
+    size_px = len(picture)
+    drawn = cv2.resize(region.astype(np.uint8), (size_px, size_px), interpolation=cv2.INTER_NEAREST)
+    contours, _ = cv2.findContours(drawn, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, contours, -1, color, OUTLINE_PX)
 
 
 def _upsample(heat: Floats, height: int, width: int) -> Floats:

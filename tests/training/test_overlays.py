@@ -12,7 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from pipelines.system.image_files import SEPARATOR_PX
-from pipelines.training.overlays import draw_attention_maps, stack_panels
+from pipelines.training.overlays import (
+    PANEL_GAP_PX,
+    TITLE_HEIGHT_PX,
+    draw_attention_maps,
+    draw_forgery_maps,
+    stack_panels,
+)
 
 SIZE_PX = 64
 Array = npt.NDArray[Any]
@@ -169,3 +175,46 @@ def test_panels_without_a_title_each_are_refused() -> None:
         stack_panels([np.zeros((4, 4, 3), np.uint8)], ["one", "two"])
     with pytest.raises(ValueError, match="at least one"):
         stack_panels([], [])
+
+
+WIDE_PX = 160
+"""Wider than every title."""
+
+
+def _panels(picture: Array) -> list[Array]:
+    """The cells of each column, below its title."""
+    starts = [column * (WIDE_PX + PANEL_GAP_PX) for column in range(3)]
+    return [picture[TITLE_HEIGHT_PX:, start : start + WIDE_PX] for start in starts]
+
+
+def test_a_forgery_map_is_drawn_beside_the_face_and_its_true_mask() -> None:
+    masks, maps = np.zeros((2, WIDE_PX, WIDE_PX), bool), np.zeros((2, WIDE_PX, WIDE_PX))
+    masks[0, 10:20, 10:30] = True
+    maps[0, 40:50, 40:60] = 0.6
+    picture = draw_forgery_maps(_faces(2, WIDE_PX), masks, maps, title="forgery map", threshold=0.5, size_px=WIDE_PX)
+    assert picture.shape[0] == TITLE_HEIGHT_PX + 2 * WIDE_PX + SEPARATOR_PX
+    face, truth, heat = _panels(picture)
+    np.testing.assert_array_equal(_cell(truth, 0, 0, WIDE_PX) == 255, np.repeat(masks[0][..., None], 3, axis=2))
+    assert (
+        not _cell(truth, 1, 0, WIDE_PX).any() and (_cell(face, 1, 0, WIDE_PX) == 120).all()
+    )  # nothing forged, nothing marked
+    for panel in (face, heat):
+        assert (_cell(panel, 0, 0, WIDE_PX)[10, 10:30] == (0, 255, 0)).all()
+        assert (_cell(panel, 0, 0, WIDE_PX)[40, 40:60] == (255, 64, 255)).all()
+    assert (_cell(face, 0, 0, WIDE_PX)[15, 15] == 120).all() and (
+        _cell(face, 0, 0, WIDE_PX)[45, 45] == 120
+    ).all()  # outlines only
+    warmth = _warmth(_cell(heat, 0, 0, WIDE_PX))
+    assert warmth[45, 45] > warmth[30, 30]
+
+
+def test_forgery_maps_have_one_scale_for_all_faces() -> None:
+    masks, maps = np.zeros((2, WIDE_PX, WIDE_PX), bool), np.zeros((2, WIDE_PX, WIDE_PX))
+    maps[0, :80], maps[1, :80] = 0.2, 0.4
+    picture = draw_forgery_maps(_faces(2, WIDE_PX), masks, maps, title="map", threshold=0.5, size_px=WIDE_PX)
+    heat = _panels(picture)[2]
+    colors = cv2.applyColorMap(np.uint8([[51, 102]]), cv2.COLORMAP_JET)[0, :, ::-1].astype(int)
+    for row in (0, 1):
+        np.testing.assert_allclose(_cell(heat, row, 0, WIDE_PX)[8, 8], (colors[row] + 120) / 2, atol=1)
+    with pytest.raises(ValueError, match="must be as many; got 2, 1 and 2"):
+        draw_forgery_maps(_faces(2, WIDE_PX), masks[:1], maps, title="map", threshold=0.5)
