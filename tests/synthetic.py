@@ -94,6 +94,17 @@ def write_video(
     return path
 
 
+def damage_frame(path: Path, index: int) -> None:
+    """Overwrite a frame's packet with zeros, in a video without B-frames."""
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][index]
+        position, size = packet.pos, packet.size
+    data = bytearray(path.read_bytes())
+    assert position is not None
+    data[position + 8 : position + size] = bytes(size - 8)
+    path.write_bytes(data)
+
+
 def _default_options(codec: str) -> dict[str, str]:
     if codec == "libx264":
         return {"preset": "ultrafast", "x264-params": "scenecut=0", "threads": "1"}

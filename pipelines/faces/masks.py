@@ -68,11 +68,8 @@ def read_masks(mask_video: Path, frames: Sequence[FrameRow], video: Path) -> Ite
         _check_size(reader.info, frames[0], name)
         _check_length(reader.info.num_frames, frames[-1], video, name)
         size_of = {row.frame_index: (row.width_px, row.height_px) for row in frames}
-        known = reader.warning
         for frame in reader.frames(sorted(size_of)):
             yield frame.index, _clean(_resize(to_mask(frame.image), size_of[frame.index]))
-        if reader.warning != known:  # no frame decoded until errors were ignored
-            raise InputError(f"{name}: {reader.warning}")
 
 
 def _check_size(info: VideoInfo, frame: FrameRow, name: str) -> None:

@@ -16,7 +16,7 @@ from pipelines.faces.masks import read_masks
 from pipelines.records import FrameRow
 from pipelines.system.image_files import decode_mask
 from tests.support import Image, encode_png
-from tests.synthetic import read_number, write_video
+from tests.synthetic import damage_frame, read_number, write_video
 
 SIZE = (160, 96)
 
@@ -128,13 +128,7 @@ def test_a_video_that_ends_early_may_have_fewer_frames_than_its_mask(tmp_path: P
 
 def test_a_mask_frame_that_does_not_decode_is_left_out(tmp_path: Path) -> None:
     masks = write_video(tmp_path / "m.mp4", num_frames=30, gop=1)
-    with av.open(str(masks)) as container:
-        packet = [packet for packet in container.demux(video=0) if packet.size][13]
-        position, size = packet.pos, packet.size
-    data = bytearray(masks.read_bytes())
-    assert position is not None
-    data[position + 8 : position + size] = bytes(size - 8)
-    masks.write_bytes(data)
+    damage_frame(masks, 13)
     found = [(index, _number(mask)) for index, mask in read_masks(masks, _frames(4, 13, 20), tmp_path / "gone.mp4")]
     assert found == [(4, 4), (20, 20)]
 

@@ -39,7 +39,7 @@ from tests.support import (
     stage_content,
     temporary_files,
 )
-from tests.synthetic import write_video
+from tests.synthetic import damage_frame, write_video
 
 NUM_FRAMES = 75
 SIDE = 480
@@ -54,13 +54,14 @@ def region_of(frame_index: int) -> Box:
     return 0, 30 + 37 * frame_index % 90, 130 + 53 * frame_index % 110, 170 + 29 * frame_index % 70
 
 
-def _write_masks(path: Path, num_frames: int = NUM_FRAMES, size: tuple[int, int] = (SIDE, SIDE)) -> Path:
+def _write_masks(path: Path, num_frames: int = NUM_FRAMES, size: tuple[int, int] = (SIDE, SIDE), gop: int = 12) -> Path:
     """H.264, as masks are distributed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast", "crf": "20"})
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.gop_size = gop
         for number in range(num_frames):
             image = np.zeros((SIDE, SIDE, 3), np.uint8)
             x0, y0, x1, y1 = region_of(number)
@@ -272,6 +273,23 @@ def test_a_mask_video_that_does_not_fit_is_said_and_the_faces_are_kept(
     assert file_contents(work, ".png") == expected
     again = detect_faces(work, config)
     assert (again.skipped, again.videos) == (1, summary.videos)
+
+
+def test_a_mask_frame_that_does_not_decode_costs_its_faces_only(
+    work: Path, finished: Path, config: DetectConfig, tmp_path: Path
+) -> None:
+    whole = _faces(finished / "work", "fake")
+    lost = whole[2].frame_index
+    _write_masks(tmp_path / "mask.mp4", gop=1)
+    damage_frame(tmp_path / "mask.mp4", lost)
+    fake = _fake(detect_faces(work, config, RunOptions(overwrite=True)))
+    assert fake.error is not None and fake.status == "ok"
+    assert fake.error.startswith("1 of 4 faces without masks: frames of mask.mp4 do not decode; copy it again")
+    assert [row.mask_path for row in _faces(work, "fake")] == [
+        None if row.frame_index == lost else row.mask_path for row in whole
+    ]
+    assert _mask_files(work) == [row.mask_path for row in whole if row.frame_index != lost]
+    assert detect_faces(work, config).skipped == 2
 
 
 def _is_not_called(self: _Detection) -> None:
