@@ -117,6 +117,7 @@ class FaceRow:
     crop_path: str
     """Relative to the stage's folder."""
     mask_path: str | None = None
+    """8-bit grey PNG in the crop's frame, relative to the stage's folder: 255 manipulated, 0 not. Null if unknown or real."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,10 @@ class EpochRow:
     """Mean cosine between the attention maps of a validation face: 0 if disjoint, 1 if all maps are equal."""
     images: int
     is_best: bool
+    train_attention: float | None = None
+    """Of F-BiFPN-MTLNet, unweighted, like the next two: cross-entropy of the forgery-attention maps."""
+    train_mask: float | None = None
+    train_consistency: float | None = None
 
 
 @dataclass(frozen=True)
@@ -181,9 +186,25 @@ class FaceScoreRow:
     y1_px: float | None
     fake_probability: float
     """The network's output, uncalibrated even if the video's probability is calibrated."""
+    forgery_map: bytes | None = None
+    """A grey PNG of the network's forgery map, 0 genuine to 255 forged, over the network's input. This and the columns that
+    follow are null for networks without a mask branch, and are missing from older files."""
+    forged_share: float | None = None
+    """Share of the map at 0.5 or above."""
+    forgery_peak: float | None = None
+    """The map's largest value, 0..1."""
+    forgery_x_px: float | None = None
+    """Its place in the frame; null for an imported face that was not found again."""
+    forgery_y_px: float | None = None
 
 
-_ARROW_TYPES: dict[type, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+_ARROW_TYPES: dict[type, pa.DataType] = {
+    str: pa.string(),
+    bytes: pa.binary(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+}
 
 
 @cache

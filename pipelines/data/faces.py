@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipelines.checkpoints.preprocessing import Preprocessing, cut_input, resize_square
 from pipelines.data.face_hull import face_frame
+from pipelines.data.forgery_masks import Mask, difference_mask
 from pipelines.data.self_blending import ROOM_PX, blend_with_itself, draw_source_and_target
 from pipelines.errors import ConfigError
 from pipelines.faces.align import Points, template_points
@@ -42,6 +43,10 @@ class Face:
     """(5, 2) in pixels of the crop; NaN or None if unknown."""
     group: str | None = None
     """The group of its video: a fake and its original are in the same one."""
+    mask_path: Path | None = None
+    """A picture of the forged pixels in the aligned frame; None if unknown."""
+    original_path: Path | None = None
+    """Of a fake: the crop of the same frame of the video that it was made from; None if unknown."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,17 @@ class Batch:
     """(N,), indices of the faces."""
     positions: Integers
     """(N,), positions in the order of the epoch, over all processes."""
+    masks: list[Mask | None] | None = None
+    """N of (S, S): the forged pixels, None where they are unknown; None altogether where they were not asked for."""
+
+
+class TrainingView(NamedTuple):
+    """One way in which a face is seen in training."""
+
+    image: Image
+    """(S, S, 3) uint8. Do not modify it."""
+    mask: Mask | None
+    """(S, S) uint8, cropped and mirrored with the image; None if unknown or not asked for."""
 
 
 def default_cache_bytes() -> int:
@@ -77,6 +93,8 @@ class FaceImages:
     cache_bytes: int = field(default_factory=default_cache_bytes)
     self_blends: bool = False
     """Whether real faces are also used for self-blends; larger regions are then cached."""
+    masks: bool = False
+    """Whether training views have forgery masks."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.crop_jitter < 0.5:
@@ -91,30 +109,49 @@ class FaceImages:
         return self._cache.get(("input", index), lambda: cut_input(read_image(self.faces[index].path), self.contract))
 
     def training_image(self, index: int, rng: np.random.Generator) -> Image:
-        """(S, S, 3) uint8: shifted and scaled by a few percent, then augmented. Do not modify it."""
-        from pipelines.data.image_augmentation import augment_image
+        """(S, S, 3) uint8: the image of `training_view`."""
+        return self.training_view(index, rng).image
 
-        is_plain = not self._reach_px and not self._is_blended(index)  # otherwise one cached region serves both uses
-        image = self.evaluation_image(index) if is_plain else self._random_crop(self._region(index), rng)
-        return augment_image(image, self.augment, rng)
+    def training_view(self, index: int, rng: np.random.Generator) -> TrainingView:
+        """A face shifted and scaled by a few percent, then augmented."""
+        from pipelines.data.image_augmentation import augment_with_mask
+
+        if not self._reach_px and not self._is_blended(index):  # otherwise one cached region serves both uses
+            image, cut = self.evaluation_image(index), None
+        else:
+            region = self._region(index)
+            cut = self._draw_cut(region, rng)
+            image = self._cut(region, cut)
+        return TrainingView(*augment_with_mask(image, self._mask_of(index, cut), self.augment, rng))
 
     def self_blended_image(self, index: int, rng: np.random.Generator, *, as_fake: bool) -> Image:
-        """(S, S, 3) uint8: a self-blend of a real face, or the target of that blend, which is learned as real.
+        """(S, S, 3) uint8: the image of `self_blended_view`."""
+        return self.self_blended_view(index, rng, as_fake=as_fake).image
 
-        With equal generators, both are cropped and augmented in the same way and differ only in the blend.
+    def self_blended_view(self, index: int, rng: np.random.Generator, *, as_fake: bool) -> TrainingView:
+        """A self-blend of a real face, or the target of that blend, which is learned as real.
+
+        With equal generators, both are cropped and augmented in the same way and differ only in the blend. The mask is the
+        blend's before its opacity.
         """
-        from pipelines.data.image_augmentation import augment_image
+        from pipelines.data.image_augmentation import augment_with_mask
 
         assert self._is_blended(index), "only real faces are blended, where `self_blends` is set"
         rng_of_blend, rng_of_view = rng.spawn(2)
         room_px = self._room_px
-        wide = self._region(index, room_px)
+        wide, mask = self._region(index, room_px), None
         if as_fake:
-            image = blend_with_itself(wide, self._landmarks_in_region(index, room_px), rng_of_blend).image
+            blend = blend_with_itself(wide, self._landmarks_in_region(index, room_px), rng_of_blend)
+            image, mask = blend.image, np.rint(255 * blend.mask).astype(np.uint8) if self.masks else None
         else:
             image = draw_source_and_target(wide, rng_of_blend)[1]
         rows, columns = self._slices(0, start=self._start(room_px))
-        return augment_image(self._random_crop(image[rows, columns], rng_of_view), self.augment, rng_of_view)
+        cut = self._draw_cut(image[rows, columns], rng_of_view)
+        if mask is not None:
+            mask = self._cut(mask[rows, columns], cut)
+        elif self.masks:
+            mask = self._no_mask()
+        return TrainingView(*augment_with_mask(self._cut(image[rows, columns], cut), mask, self.augment, rng_of_view))
 
     @property
     def _reach_px(self) -> int:
@@ -128,12 +165,39 @@ class FaceImages:
     def _is_blended(self, index: int) -> bool:
         return self.self_blends and self.faces[index].label == 0
 
-    def _random_crop(self, region: Image, rng: np.random.Generator) -> Image:
+    def _draw_cut(self, region: Image, rng: np.random.Generator) -> tuple[slice, slice]:
+        """Rows and columns of a random square of a region."""
         size, reach = self.contract.crop_box[2] - self.contract.crop_box[0], self._reach_px
         side_px = int(rng.integers(max(8, size - 2 * reach), min(size + 2 * reach, *region.shape[:2]) + 1))
         y0 = int(rng.integers(0, region.shape[0] - side_px + 1))
         x0 = int(rng.integers(0, region.shape[1] - side_px + 1))
-        return resize_square(region[y0 : y0 + side_px, x0 : x0 + side_px], self.contract.input_size)
+        return slice(y0, y0 + side_px), slice(x0, x0 + side_px)
+
+    def _cut(self, region: Image, cut: tuple[slice, slice]) -> Image:
+        return resize_square(region[cut], self.contract.input_size)
+
+    def _mask_of(self, index: int, cut: tuple[slice, slice] | None) -> Mask | None:
+        """The mask of a stored face, cut like its image; `cut` None is the crop box itself."""
+        if not self.masks:
+            return None
+        if self.faces[index].label == 0:
+            return self._no_mask()
+        region = self._cache.get(("mask", index), lambda: self._read_mask(index)[self._slices(0)].copy())
+        if not region.size:
+            return None
+        return self._cut(region, cut or (slice(None), slice(None)))
+
+    def _no_mask(self) -> Mask:
+        return np.zeros((self.contract.input_size,) * 2, dtype=np.uint8)
+
+    def _read_mask(self, index: int) -> Mask:
+        """In the aligned frame; empty if unknown, so that this is remembered too."""
+        face, mask = self.faces[index], None
+        if face.mask_path is not None:
+            mask = np.ascontiguousarray(read_image(face.mask_path)[..., 0])
+        elif face.original_path is not None:
+            mask = difference_mask(read_image(face.path), read_image(face.original_path), margin=self.contract.margin)
+        return np.empty((0, 0), dtype=np.uint8) if mask is None else mask
 
     def _region(self, index: int, room_px: int = 0) -> Image:
         """The crop box with the margin that random crops need plus `room_px`, clipped to the aligned frame."""
@@ -252,12 +316,12 @@ def _load_ahead(
     workers: int,
     blended: Container[int],
 ) -> Generator[Batch, None, None]:
-    def load(position: int) -> Image:
+    def load(position: int) -> TrainingView:
         for place in (position, position + 1):
             if place in blended:
                 rng = np.random.default_rng((*seed, place))
-                return images.self_blended_image(order[place], rng, as_fake=position == place)
-        return images.training_image(order[position], np.random.default_rng((*seed, position)))
+                return images.self_blended_view(order[place], rng, as_fake=position == place)
+        return images.training_view(order[position], np.random.default_rng((*seed, position)))
 
     # torch's thread count stays as it is: reserving a core for each of these makes libgomp spin longer in the training step
     pool = ThreadPoolExecutor(max(1, workers), "load-faces")
@@ -269,6 +333,8 @@ def _load_ahead(
             positions, futures = queued.popleft()
             indices = np.array([order[p] for p in positions], dtype=np.int64)
             labels = np.array([int(p in blended) or images.faces[order[p]].label for p in positions], dtype=np.int64)
-            yield Batch([future.result() for future in futures], labels, indices, positions)
+            views = [future.result() for future in futures]
+            masks = [view.mask for view in views] if images.masks else None
+            yield Batch([view.image for view in views], labels, indices, positions, masks)
     finally:  # also if the consumer stops early: pending images are dropped
         pool.shutdown(cancel_futures=True)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from pipelines.faces.align import template_points
+from pipelines.records import VideoRow
 from pipelines.system.image_files import Image
 
 Mask = npt.NDArray[np.uint8]
@@ -46,7 +52,7 @@ def difference_mask(fake: Image, original: Image, *, margin: float = 1.0) -> Mas
         (S, S) uint8, or None if the surroundings differ (another frame, or other crops) or the face hardly differs.
     """
     size = fake.shape[0]
-    small = [cv2.resize(crop, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_AREA) for crop in (fake, original)]
+    small = [_shrink(crop) for crop in (fake, original)]
     face = _draw_ellipse(small[0].shape[0], margin, 1.0)
     around = face == 0
     registered = _register(small[0], small[1], around)
@@ -66,20 +72,67 @@ def difference_mask(fake: Image, original: Image, *, margin: float = 1.0) -> Mas
     return np.asarray(cv2.resize(region * FORGED, (size, size), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
+def find_originals(videos: Sequence[VideoRow], faces: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """For the crops of fakes, the crop that shows the same frame of the video that each was made from, where there is one.
+
+    Of several faces in that frame, the one whose box lies nearest.
+
+    Args:
+        videos: all that may be a fake or an original.
+        faces: rows with `video_id`, `frame_index`, `crop_path` and, if known, the box `x0_px` … `y1_px`.
+
+    Returns:
+        `crop_path` of the original by `crop_path` of the fake.
+    """
+    id_of_key = {video.video_key: video.video_id for video in videos if video.label == "real"}
+    original_of = {
+        video.video_id: id_of_key[video.original]
+        for video in videos
+        if video.label == "fake" and video.original in id_of_key
+    }
+    wanted = set(original_of.values())
+    by_frame: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for face in faces:
+        if face["video_id"] in wanted:
+            by_frame.setdefault((face["video_id"], face["frame_index"]), []).append(face)
+    found = {}
+    for face in faces:
+        candidates = by_frame.get((original_of.get(face["video_id"], ""), face["frame_index"]))
+        if candidates:
+            found[face["crop_path"]] = min(candidates, key=partial(_distance, face))["crop_path"]
+    return found
+
+
+def _distance(face: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    """Between the centres of two boxes of one frame, in pixels; 0 if one is unknown."""
+    centers = [
+        [(each[f"{axis}0_px"] + each[f"{axis}1_px"]) / 2 for axis in "xy"]
+        for each in (face, other)
+        if each.get("x0_px") is not None
+    ]
+    return math.dist(*centers) if len(centers) == 2 else 0.0
+
+
 def _register(target: Image, source: Image, where: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32] | None:
     """The source, moved onto the target by what both show at `where`; None if that finds no match."""
-    grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32) for picture in (target, source)]
+    grey = [np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), dtype=np.float32) for picture in (target, source)]
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, REGISTRATION_STEPS, REGISTRATION_EPS)
     transform = np.eye(2, 3, dtype=np.float32)
     seen = where.astype(np.uint8) * FORGED
     try:
-        _, transform = cv2.findTransformECC(*grey, transform, cv2.MOTION_AFFINE, stop, seen, REGISTRATION_BLUR_PX)
+        _, found = cv2.findTransformECC(
+            grey[0], grey[1], transform, cv2.MOTION_AFFINE, stop, seen, REGISTRATION_BLUR_PX
+        )
     except cv2.error:  # too little structure, or no convergence
         return None
     size = target.shape[1], target.shape[0]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    moved = cv2.warpAffine(source, transform, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    moved = cv2.warpAffine(source, np.asarray(found), size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(moved, dtype=np.float32)
+
+
+def _shrink(crop: Image) -> Image:
+    return np.asarray(cv2.resize(crop, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def _draw_ellipse(size: int, margin: float, scale: float) -> Mask:

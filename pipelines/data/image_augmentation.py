@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as kernels
 
+from pipelines.data.forgery_masks import Mask
 from pipelines.errors import ConfigError
 from pipelines.system.image_files import Image, join_images
 
@@ -51,12 +52,24 @@ def augment_image(image: Image, preset: str, rng: np.random.Generator) -> Image:
     Raises:
         ConfigError: unknown preset.
     """
+    return augment_with_mask(image, None, preset, rng)[0]
+
+
+def augment_with_mask(
+    image: Image, mask: Mask | None, preset: str, rng: np.random.Generator
+) -> tuple[Image, Mask | None]:
+    """`augment_image`, and with it a mask (S, S) of the same face, which only the mirror changes.
+
+    An erased rectangle keeps its mask: what it hides is as forged as before.
+    """
     pixels = torch.from_numpy(image).permute(2, 0, 1)
     for operation in operations_of(preset):
         if rng.random() < operation.probability:
             pixels = operation.change(pixels, rng.uniform(operation.low, operation.high), rng)
+            if operation is MIRROR and mask is not None:
+                mask = np.ascontiguousarray(mask[:, ::-1])
     changed: Image = pixels.permute(1, 2, 0).contiguous().numpy()
-    return changed
+    return changed, mask
 
 
 def operations_of(preset: str) -> tuple[Operation, ...]:

@@ -113,7 +113,8 @@ class PyramidBackbone(nn.Module):
         """
         super().__init__()
         self.net = net = build_timm_network(name, drop_path_rate=drop_path_rate)
-        remove_head(net)
+        self.removed = remove_head(net)
+        """Prefixes of the weights that files of the whole backbone have and this one lacks."""
         if bn_momentum is not None:
             set_bn_momentum(net, bn_momentum)
         channels, reductions = list_stage_channels(net), list_stage_reductions(net)
@@ -149,12 +150,16 @@ def _run_stages(net: EfficientNet, images: Tensor, stages: Sequence[int]) -> lis
     return [maps[stage] for stage in stages]
 
 
-def remove_head(net: Any) -> None:
-    """Take the classifier away and, from an EfficientNet, the head convolution."""
+def remove_head(net: Any) -> tuple[str, ...]:
+    """Take the classifier away and, from an EfficientNet, the head convolution; returns the prefixes of their weights."""
+    classifier = net.get_classifier()
+    names = [name for name, module in net.named_modules() if module is classifier]
     net.reset_classifier(0, "")
     if isinstance(net, EfficientNet):
         net.conv_head = nn.Identity()
         net.bn2 = nn.Identity()
+        names += ["conv_head", "bn2"]
+    return tuple(f"{name}." for name in names)
 
 
 class BackboneClassifier(nn.Module):

@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from pipelines.checkpoints.preprocessing import Preprocessing
 from pipelines.checkpoints.weights_files import resolve_weights
 from pipelines.config import refuse_shard
 from pipelines.data.faces import Face, default_cache_bytes, preview_self_blends
+from pipelines.data.forgery_masks import find_originals
 from pipelines.data.groups import group_videos
 from pipelines.data.leaks import refuse_leaks
 from pipelines.data.split_assignment import VideosBySplit, is_usable, split_videos
@@ -23,7 +25,7 @@ from pipelines.records import LABELS, LANDMARK_NAMES, EpochRow, FaceRow, VideoRo
 from pipelines.system.atomic_files import remove_for_good, replace_atomically, storage_error
 from pipelines.system.image_files import encode_image, join_images
 from pipelines.system.progress import Progress, ProgressCallback, ignore_progress
-from pipelines.training.config import TrainConfig, TrainOptions, TrainPrecision
+from pipelines.training.config import DenseSupervisionConfig, TrainConfig, TrainOptions, TrainPrecision
 from pipelines.training.settings import list_settings
 from pipelines.workspace.folder import StageFolder, open_upstream
 from pipelines.workspace.lock import hold_stage
@@ -44,10 +46,12 @@ NEUTRAL_SETTINGS: Mapping[str, Any] = {
     "optimization.warmup_start": 0.0,
     "optimization.freeze_backbone_epochs": 0,
     "optimization.sam": 0.0,
+    **{f"dense.{name}": value for name, value in list_settings(DenseSupervisionConfig()).items()},
 }
 """Settings that not every version records. A run without one resumes as if it had recorded this value."""
 PRECISION_NAMES: Mapping[str, TrainPrecision] = {"32": "float32", "16": "float16"}
 """Names in runs of older versions, and today's."""
+FACE_COLUMNS = ["video_id", "frame_index", "crop_path", "mask_path", "x0_px", "y0_px", "x1_px", "y1_px"]
 VALIDATION_FACES_PER_VIDEO = 8
 PREVIEW_FACES = 6
 PREVIEW_COLUMNS = 8
@@ -124,7 +128,7 @@ def train(
                 options,
                 make_contract(config, faces.provenance),
                 provenance,
-                faces.of(faces.split.train),
+                faces.of(faces.split.train, with_masks=config.learns_masks),
                 faces.of(faces.split.val, limit=VALIDATION_FACES_PER_VIDEO),
             ),
             _report(config, on_progress),
@@ -222,9 +226,9 @@ class _Faces:
     split: VideosBySplit
     by_video: Mapping[str, Sequence[Any]]
 
-    def of(self, videos: Sequence[VideoRow], limit: int | None = None) -> list[Face]:
+    def of(self, videos: Sequence[VideoRow], limit: int | None = None, *, with_masks: bool = False) -> list[Face]:
         """The crops of some of the videos."""
-        return _faces_of(videos, self.by_video, self.root, limit)
+        return _faces_of(videos, self.by_video, self.root, limit, with_masks=with_masks)
 
 
 def _read_faces(workspace: Path, config: TrainConfig) -> _Faces:
@@ -243,19 +247,32 @@ def _read_faces(workspace: Path, config: TrainConfig) -> _Faces:
 
 
 def _faces_of(
-    videos: Sequence[VideoRow], by_video: Mapping[str, Sequence[Any]], root: Path, limit: int | None = None
+    videos: Sequence[VideoRow],
+    by_video: Mapping[str, Sequence[Any]],
+    root: Path,
+    limit: int | None = None,
+    *,
+    with_masks: bool = False,
 ) -> list[Face]:
     """The crops of the videos, each content once; at most `limit` per video, evenly spaced."""
     chosen = []
     group_of = dict(zip((video.video_id for video in videos), group_videos(videos), strict=True))
+    every = {video.video_id: by_video.get(video.video_id, []) for video in videos}
+    originals = find_originals(videos, list(chain.from_iterable(every.values()))) if with_masks else {}
     for video in {video.video_id: video for video in videos}.values():
-        records = by_video.get(video.video_id, [])
+        records = every[video.video_id]
         step = max(1, -(-len(records) // limit)) if limit else 1
         label = LABELS.index(video.label)
-        chosen += [
-            Face(root / record["crop_path"], label, video.video_id, record["landmarks"], group_of[video.video_id])
-            for record in records[::step]
-        ]
+        for record in records[::step]:
+            mask, original = record["mask_path"], originals.get(record["crop_path"])
+            face = Face(
+                root / record["crop_path"], label, video.video_id, record["landmarks"], group_of[video.video_id]
+            )
+            chosen.append(
+                replace(
+                    face, mask_path=root / mask if mask else None, original_path=root / original if original else None
+                )
+            )
     return chosen
 
 
@@ -264,7 +281,7 @@ def _group_by_video(folder: StageFolder) -> dict[str, list[Any]]:
     table = read_table(folder.manifest_path, FaceRow)
     coordinates = [table[f"{name}_{axis}_crop_px"].to_numpy() for name in LANDMARK_NAMES for axis in "xy"]
     landmarks = np.stack(coordinates, axis=1).astype(np.float32).reshape(-1, len(LANDMARK_NAMES), 2)
-    for record, points in zip(table.select(["video_id", "crop_path"]).to_pylist(), landmarks, strict=True):
+    for record, points in zip(table.select(FACE_COLUMNS).to_pylist(), landmarks, strict=True):
         faces.setdefault(record["video_id"], []).append(record | {"landmarks": points})
     return faces
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pipelines.config import (
@@ -20,10 +20,20 @@ from pipelines.config import (
     check_crop_box,
 )
 from pipelines.errors import ConfigError
+from pipelines.models.f_bifpn_mtlnet.config import PRESETS as F_BIFPN_PRESETS
+from pipelines.models.f_bifpn_mtlnet.config import FBiFPNMTLNetConfig
 from pipelines.models.multi_attention.config import PAPER, REFERENCE, MultiAttentionConfig
 from pipelines.training.settings import list_settings, replace_settings
 
-Preset = Literal["paper", "reference", "backbone"]
+Preset = Literal[
+    "paper",
+    "reference",
+    "backbone",
+    "f-bifpn-mtlnet",
+    "f-bifpn-mtlnet-v2-s",
+    "f-bifpn-mtlnet-v2-b3",
+    "f-bifpn-mtlnet-small",
+]
 Auxiliary = Literal["ril", "ams", "none"]
 ImageAugment = Literal["none", "flip", "robust"]
 TrainPrecision = Literal["auto", "float32", "bf16", "float16"]
@@ -132,6 +142,40 @@ class AttentionAugmentationConfig:
 
 
 @dataclass(frozen=True)
+class DenseSupervisionConfig:
+    """What F-BiFPN-MTLNet learns besides the class. The paper prints no loss: each default names its source."""
+
+    attention_weight: float = 1.0
+    """Of the cross-entropy of the forgery-attention maps. All weights are ours."""
+    attention_target: Literal["boundary", "mask"] = "boundary"
+    """`boundary`: 4 M (1 - M), where a face was blended in (Face X-ray, LAA-Net). `mask`: the forged region."""
+    mask_weight: float = 1.0
+    """Of focal and Dice loss together."""
+    focal_gamma: float = 2.0
+    focal_alpha: float = 0.25
+    """Both of Lin et al. (2017), which the paper cites."""
+    focal_scale: float = 10.0
+    """Brings the focal loss, a mean over mostly easy pixels, to the size of the others. Ours."""
+    dice_weight: float = 1.0
+    """Ours."""
+    consistency_weight: float = 1.0
+    """PCL has 10 for its plain mean."""
+    balanced_consistency: bool = True
+    """Weigh pairs of one source and of two alike; about 85 % are of one. Ours; off: PCL's plain mean."""
+    ramp_epochs: float = 5.0
+    """The three weights rise linearly from 0 over so many epochs. Ours."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "dense.")
+        weights = ("attention_weight", "mask_weight", "consistency_weight", "focal_scale", "dice_weight")
+        for name in (*weights, "ramp_epochs"):
+            check(getattr(self, name) >= 0, f"dense.{name}", "must be >= 0", getattr(self, name))
+        gamma = self.focal_gamma
+        check(gamma == 0 or gamma >= 1, "dense.focal_gamma", "must be 0 or at least 1", gamma)
+        check(0 < self.focal_alpha < 1, "dense.focal_alpha", "must be between 0 and 1", self.focal_alpha)
+
+
+@dataclass(frozen=True)
 class OptimizationConfig:
     """How the weights are updated. Each phase has a separate optimiser and schedule."""
 
@@ -198,13 +242,24 @@ class OptimizationConfig:
         check_choices(self)
 
 
+SMALL_CROP_BOX = (70, 86, 310, 326)
+"""The face with little around it: 240 px of the aligned frame's 380, for a smaller network at a smaller input."""
+F_BIFPN_MODELS = {
+    "f-bifpn-mtlnet": "b4",
+    "f-bifpn-mtlnet-v2-s": "v2-s",
+    "f-bifpn-mtlnet-v2-b3": "v2-b3",
+    "f-bifpn-mtlnet-small": "small",
+}
+"""Model by preset."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of `train`; the defaults are the preset `paper` (section 4.1 of the paper)."""
 
     preset: Preset = "paper"
     """The defaults of the other settings; `backbone` trains a plain classifier, the paper's "EfficientNet-B4" row."""
-    network: MultiAttentionConfig = PAPER
+    network: MultiAttentionConfig | FBiFPNMTLNetConfig = PAPER
     """Of the preset `backbone`, only `backbone`, `drop_path_rate` and `bn_momentum` count."""
     init: str = "none"
     """none, a weights file of the backbone, or a checkpoint file or name."""
@@ -235,6 +290,8 @@ class TrainConfig:
     ril: RegionalIndependenceConfig = field(default_factory=RegionalIndependenceConfig)
     ams: AdditiveMarginConfig = field(default_factory=AdditiveMarginConfig)
     agda: AttentionAugmentationConfig = field(default_factory=AttentionAugmentationConfig)
+    dense: DenseSupervisionConfig = field(default_factory=DenseSupervisionConfig)
+    """`ril`, `ams` and `agda` are of the multi-attention network, `dense` is of F-BiFPN-MTLNet."""
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
     precision: TrainPrecision = "auto"
     """`auto`: float32 on a CPU, bf16 on a GPU that supports it."""
@@ -273,17 +330,59 @@ class TrainConfig:
         check(0 < self.val_fraction < 1, "val_fraction", "must be between 0 and 1", self.val_fraction)
         check_crop_box(self.crop_box, ALIGNED_SIZE_PX)
         check_choices(self)
+        kind = FBiFPNMTLNetConfig if self.preset in F_BIFPN_MODELS else MultiAttentionConfig
+        check(isinstance(self.network, kind), "network", f"must be a {kind.__name__} with this preset", self.network)
+        check(
+            not (self.learns_masks and self.backbone_epochs),
+            "backbone_epochs",
+            "must be 0 with this preset, whose backbone has no classifier (freeze_backbone_epochs keeps its weights)",
+            self.backbone_epochs,
+        )
 
     @property
     def model(self) -> str:
         """The name that `build_model` knows."""
-        return f"backbone/{self.network.backbone}" if self.preset == "backbone" else f"multi-attention/{self.preset}"
+        if self.preset == "backbone":
+            return f"backbone/{self.network.backbone}"
+        if self.preset in F_BIFPN_MODELS:
+            return f"f-bifpn-mtlnet/{F_BIFPN_MODELS[self.preset]}"
+        return f"multi-attention/{self.preset}"
+
+    @property
+    def learns_masks(self) -> bool:
+        """Whether masks of forged pixels are targets."""
+        return isinstance(self.network, FBiFPNMTLNetConfig)
 
     @property
     def separates_maps(self) -> bool:
         """Whether there are maps to keep apart: the paper trains one map alone without auxiliary loss and augmentation."""
-        return self.preset != "backbone" and self.network.num_attentions > 1
+        if self.preset == "backbone" or not isinstance(self.network, MultiAttentionConfig):
+            return False
+        return self.network.num_attentions > 1
 
+
+F_BIFPN_RECIPE = TrainConfig(
+    preset="f-bifpn-mtlnet",
+    network=F_BIFPN_PRESETS["b4"],
+    self_blend=1.0,
+    augment="robust",
+    epochs=100,
+    auxiliary="none",
+    agda=AttentionAugmentationConfig(mode="none"),
+    optimization=OptimizationConfig(
+        optimizer="adamw",
+        learning_rate=2e-4,
+        weight_decay=1e-4,
+        schedule="linear",
+        warmup_share=0.25,
+        warmup_start=0.25,
+        batch_size=32,
+        label_smoothing=0.1,
+        freeze_backbone_epochs=6,
+        sam=0.05,
+    ),
+)
+"""After LAA-Net's recipe (self-blends, SAM, schedule, frozen backbone) with the label smoothing that the paper cites."""
 
 PRESETS: dict[str, TrainConfig] = {
     "paper": TrainConfig(),
@@ -315,6 +414,18 @@ PRESETS: dict[str, TrainConfig] = {
         ),
     ),
     "backbone": TrainConfig(preset="backbone", auxiliary="none", agda=AttentionAugmentationConfig(mode="none")),
+    "f-bifpn-mtlnet": F_BIFPN_RECIPE,
+    "f-bifpn-mtlnet-v2-s": replace(F_BIFPN_RECIPE, preset="f-bifpn-mtlnet-v2-s", network=F_BIFPN_PRESETS["v2-s"]),
+    "f-bifpn-mtlnet-v2-b3": replace(F_BIFPN_RECIPE, preset="f-bifpn-mtlnet-v2-b3", network=F_BIFPN_PRESETS["v2-b3"]),
+    "f-bifpn-mtlnet-small": replace(
+        F_BIFPN_RECIPE,
+        preset="f-bifpn-mtlnet-small",
+        network=F_BIFPN_PRESETS["small"],
+        input_size=224,
+        crop_box=SMALL_CROP_BOX,
+        epochs=20,
+        optimization=replace(F_BIFPN_RECIPE.optimization, learning_rate=5e-4, freeze_backbone_epochs=0),
+    ),
 }
 
 
@@ -322,7 +433,7 @@ def make_train_config(preset: str = "paper", settings: Mapping[str, Any] | None 
     """A preset with some settings changed.
 
     Args:
-        preset: `paper`, `reference` or `backbone`.
+        preset: a name in `PRESETS`.
         settings: by path, such as `{"ril.weight": 0.5}`; a value may be the text that a command line gives.
         named: by a name that only one setting has, such as `num_attentions=2`.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,8 +24,11 @@ from pipelines.data.faces import Batch, FaceImages, load_batches
 from pipelines.data.samplers import draw_balanced, draw_blended, draw_pairs
 from pipelines.errors import DeepfakeError
 from pipelines.models.backbone import BackboneClassifier, synchronize_batch_norm
+from pipelines.models.f_bifpn_mtlnet.network import FBiFPNMTLNet
+from pipelines.models.multi_attention.network import MultiAttentionDetector
 from pipelines.records import EpochRow
 from pipelines.training.config import TrainConfig
+from pipelines.training.multi_task_step import MultiTaskStep
 from pipelines.training.optimization import learning_rate_factor, make_optimizer, set_learning_rate
 from pipelines.training.sharpness import take_sharp_gradient
 from pipelines.training.step import Network, Phase, StepLosses, TrainingStep
@@ -70,6 +73,31 @@ class Diverged(Exception):
         self.report, self.batch, self.inputs = report, batch, inputs
 
 
+class StepInputs(NamedTuple):
+    """One step's batch, or one of its parts, on the device."""
+
+    images: Tensor
+    """(N, 3, H, W) normalised."""
+    labels: Tensor
+    """(N,)."""
+    masks: Tensor
+    """(N, H, W) in 0..1, 1 where forged; for a network that does not learn masks, without pixels: (N, 0, 0)."""
+    known: Tensor
+    """(N,) 1 where the mask is known, else 0."""
+
+    def chunk(self, parts: int) -> list[StepInputs]:
+        return [StepInputs(*each) for each in zip(*(tensor.chunk(parts) for tensor in self), strict=True)]
+
+
+def _stack_masks(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Masks (N, H, W) in 0..1, zero where unknown, and whether they are known, (N,)."""
+    masks = batch.masks or [None] * len(batch.images)
+    shape = next((mask.shape for mask in masks if mask is not None), (0, 0))
+    stacked = np.stack([np.zeros(shape, np.uint8) if mask is None else mask for mask in masks])
+    known = torch.tensor([float(mask is not None) for mask in masks])
+    return torch.from_numpy(stacked).float() / 255, known
+
+
 def on_first_process(fabric: Fabric, action: Callable[[], Result]) -> Result:
     """Run an action in the first process; return its result, or raise its error, in all of them, so that none waits forever."""
     result: Result | None = None
@@ -95,7 +123,9 @@ class Trainer:
         if fabric.device.type == "cuda" and fabric.world_size > 1:
             network = synchronize_batch_norm(network)
         self.network: Network = network
-        self.step_module = TrainingStep(network, config)
+        self.step_module: TrainingStep | MultiTaskStep = (
+            MultiTaskStep(network, config) if isinstance(network, FBiFPNMTLNet) else TrainingStep(network, config)
+        )
         self._wrapped = fabric.setup_module(self.step_module)
         self._freezable = _list_freezable(network)
         self.average = copy.deepcopy(network) if config.optimization.ema_decay else network
@@ -112,7 +142,7 @@ class Trainer:
 
     @property
     def _backbone_epochs(self) -> int:
-        return 0 if isinstance(self.network, BackboneClassifier) else self.config.backbone_epochs
+        return self.config.backbone_epochs if isinstance(self.network, MultiAttentionDetector) else 0
 
     @property
     def is_done(self) -> bool:
@@ -190,11 +220,13 @@ class Trainer:
 
     def _run_step(self, batch: Batch, images: FaceImages, epoch: int) -> StepReport:
         rate = self._set_rate(epoch, self.steps_per_epoch(images))
+        steps = self.steps_per_epoch(images)
         inputs = to_network_input(batch.images, images.contract, self.fabric.device)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         labels = torch.from_numpy(batch.labels).to(self.fabric.device)
-        losses, norm = self._differentiate(inputs, labels, epoch)
-        report = StepReport(epoch, self.step, self.steps_per_epoch(images), losses, rate, norm)
+        masks, known = (each.to(self.fabric.device) for each in _stack_masks(batch))
+        losses, norm = self._differentiate(StepInputs(inputs, labels, masks, known), epoch, steps)
+        report = StepReport(epoch, self.step, steps, losses, rate, norm)
         scaled = self.config.precision == "float16"  # there the scaler skips a step whose gradient is not finite
         if not np.isfinite(losses["total"]) or not (scaled or np.isfinite(norm)):
             raise Diverged(report, batch, inputs)
@@ -204,7 +236,7 @@ class Trainer:
         self.step += 1
         return report
 
-    def _differentiate(self, inputs: Tensor, labels: Tensor, epoch: int) -> tuple[Means, float]:
+    def _differentiate(self, inputs: StepInputs, epoch: int, steps: int) -> tuple[Means, float]:
         """Compute the gradient of the step, clipped; returns the losses of the weights as they are, and the norm before clipping.
 
         The norm is NaN if a loss is not finite.
@@ -212,7 +244,7 @@ class Trainer:
         passes: list[Means] = []
 
         def run_pass() -> None:
-            passes.append(self._accumulate(inputs, labels, epoch))
+            passes.append(self._accumulate(inputs, epoch, steps))
 
         groups = [group["params"] for group in self.optimizer.param_groups if group["lr_factor"] > 0]
         if self.config.optimization.sam:
@@ -222,7 +254,7 @@ class Trainer:
         is_finite = all(np.isfinite(losses["total"]) for losses in passes)
         return passes[0], self._clip() if is_finite else float("nan")
 
-    def _accumulate(self, inputs: Tensor, labels: Tensor, epoch: int) -> Means:
+    def _accumulate(self, inputs: StepInputs, epoch: int, steps: int) -> Means:
         """Accumulate the gradients of the batch part by part; returns the mean losses over parts and processes."""
         seed = _seed_of(self.config.seed, epoch, self.step)
         torch.manual_seed(seed + self.fabric.global_rank)  # dropout, drop path, noise: each process its own
@@ -230,20 +262,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         parts = self.config.optimization.accumulate
         sums: dict[str, list[Tensor]] = {}
-        for number, (part, part_labels) in enumerate(
-            zip(inputs.chunk(parts), labels.chunk(parts), strict=True), start=1
-        ):
+        for number, part in enumerate(inputs.chunk(parts), start=1):
             with self.fabric.no_backward_sync(self._wrapped, enabled=number < parts):
-                losses: StepLosses = self._wrapped(
-                    part,
-                    part_labels,
-                    self.phase_of(epoch),
-                    augments=self.augments(epoch),
-                    generator=generator,
-                    parts=parts,
-                    rank=self.fabric.global_rank,
-                    world_size=self.fabric.world_size,
-                )
+                losses = self._take_losses(part, epoch, steps, generator)
                 if bool(torch.isfinite(losses.total)) or self.fabric.world_size > 1:
                     self.fabric.backward(losses.total / parts)
             for name, value in losses._asdict().items():
@@ -253,6 +274,25 @@ class Trainer:
         if self.fabric.world_size > 1:
             means = torch.as_tensor(self.fabric.all_reduce(means, reduce_op="mean"))
         return dict(zip(sums, means.tolist(), strict=True))
+
+    def _take_losses(self, part: StepInputs, epoch: int, steps: int, generator: torch.Generator) -> StepLosses:
+        losses: StepLosses
+        if isinstance(self.step_module, MultiTaskStep):
+            ramp_epochs = self.config.dense.ramp_epochs
+            ramp = min(1.0, (epoch + (self.step + 1) / steps) / ramp_epochs) if ramp_epochs else 1.0
+            losses = self._wrapped(part.images, part.labels, part.masks, part.known, ramp=ramp)
+            return losses
+        losses = self._wrapped(
+            part.images,
+            part.labels,
+            self.phase_of(epoch),
+            augments=self.augments(epoch),
+            generator=generator,
+            parts=self.config.optimization.accumulate,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+        )
+        return losses
 
     def _clip(self) -> float:
         """Clip the gradient to `clip_norm` if set; returns its norm before clipping."""
@@ -308,7 +348,7 @@ class Trainer:
 
     def _close_epoch(self, validation: FaceImages) -> None:
         epoch = self.finished_epochs
-        if self.phase_of(epoch) == "network":
+        if self.phase_of(epoch) == "network" and isinstance(self.step_module, TrainingStep):
             self.step_module.end_epoch()
         self.rows.append(self._make_row(validation))
         self.finished_epochs, self.step, self._sums = epoch + 1, 0, []
@@ -334,6 +374,9 @@ class Trainer:
             attention_cosine=scores.attention_cosine,
             images=len(self._sums) * self.config.optimization.batch_size,
             is_best=all(scores.auc > value for value in earlier),
+            train_attention=losses["attention"],
+            train_mask=losses["mask"],
+            train_consistency=losses["consistency"],
         )
 
     def validate(self, images: FaceImages, phase: Phase = "network") -> ValidationScores:

@@ -180,6 +180,7 @@ def make_training_images(
         crop_jitter=config.crop_jitter,
         cache_bytes=cache_bytes,
         self_blends=config.self_blend > 0,
+        masks=config.learns_masks,
     )
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipelines.models.backbone import BackboneClassifier
+from pipelines.models.f_bifpn_mtlnet.network import FBiFPNMTLNet
 from pipelines.models.multi_attention.attention import pairwise_cosine
 from pipelines.models.multi_attention.network import MultiAttentionDetector
 from pipelines.models.outputs import DetectorOutput
@@ -17,7 +18,7 @@ from pipelines.training.config import TrainConfig
 from pipelines.training.losses import AdditiveMarginLoss, RegionalIndependenceLoss, match_loss
 
 Phase = Literal["backbone", "network"]
-Network = MultiAttentionDetector | BackboneClassifier
+Network = MultiAttentionDetector | FBiFPNMTLNet | BackboneClassifier
 
 
 class StepLosses(NamedTuple):
@@ -32,6 +33,10 @@ class StepLosses(NamedTuple):
     match: Tensor | None = None
     attention_cosine: Tensor | None = None
     """Mean cosine similarity of an image's maps; not a loss."""
+    attention: Tensor | None = None
+    mask: Tensor | None = None
+    consistency: Tensor | None = None
+    """Of F-BiFPN-MTLNet, unweighted."""
 
 
 class TrainingStep(nn.Module):
@@ -128,7 +133,7 @@ def _make_auxiliary(network: Network, config: TrainConfig) -> RegionalIndependen
     if not config.separates_maps or config.auxiliary == "none":
         return None
     assert isinstance(network, MultiAttentionDetector)
-    size = (config.network.num_attentions, network.backbone.texture_channels)
+    size = (network.config.num_attentions, network.backbone.texture_channels)
     if config.auxiliary == "ams":
         return AdditiveMarginLoss(*size, config.ams)
     return RegionalIndependenceLoss(*size, config.ril)

@@ -21,6 +21,7 @@ from pipelines.data.faces import (
     Batch,
     Face,
     FaceImages,
+    TrainingView,
     default_cache_bytes,
     load_batches,
 )
@@ -356,18 +357,18 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_read(noise: 
 
 
 class _Recorded(FaceImages):
-    """Faces that note which were asked for and can be slow or missing: the loader sees only `training_image`."""
+    """Faces that note which were asked for and can be slow or missing: the loader sees only `training_view`."""
 
     def prepare(self, *, seconds: float = 0.0, missing: int | None = None) -> _Recorded:
         self.seconds, self.missing, self.asked = seconds, missing, list[int]()
         return self
 
-    def training_image(self, index: int, rng: np.random.Generator) -> Image:
+    def training_view(self, index: int, rng: np.random.Generator) -> TrainingView:
         self.asked.append(index)
         time.sleep(self.seconds)
         if index == self.missing:
             raise InputError(f"face {index} is missing")
-        return np.full((2, 2, 3), index, dtype=np.uint8)
+        return TrainingView(np.full((2, 2, 3), index, dtype=np.uint8), None)
 
 
 def _recorded(count: int, *, seconds: float = 0.0, missing: int | None = None) -> _Recorded:
