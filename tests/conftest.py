@@ -36,6 +36,14 @@ TINY_NETWORK = {
     "mid_features": 16,
     "drop_path_rate": 0.0,
 }
+TINY_PYRAMID = {
+    "backbone": "mobilenetv2_imagenet",
+    "width": 16,
+    "layers": 1,
+    "spatial_channels": 8,
+    "mask_channels": 8,
+    "consistency_channels": 8,
+}
 LOGIT_GAIN = 200.0
 """A network with random weights gives almost the same logits for any two faces. Its last layer is amplified around one
 face, so that mixed-up frames and crops change the score."""
@@ -113,6 +121,45 @@ def checkpoint(
     )
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
     save_checkpoint(path, state, CheckpointHeader("multi-attention/paper", model_config(network), contract))
+    return path
+
+
+@pytest.fixture(scope="session")
+def map_checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, detector_file: Path, face_pictures: dict[str, list[Image]]
+) -> Path:
+    """A checkpoint of a small network with random weights that gives forgery maps, with values from 0 to 1 on each face."""
+    import torch
+
+    from pipelines.checkpoints.checkpoint import CheckpointHeader, save_checkpoint
+    from pipelines.checkpoints.preprocessing import Preprocessing, resize_square, to_network_input
+    from pipelines.models import build_model, model_config
+    from pipelines.system.file_digest import file_digest
+    from tests.networks import settle
+
+    contract = Preprocessing(
+        input_size=INPUT_SIZE,
+        crop_box=CROP_BOX,
+        detector=str(detector_file),
+        detector_sha256=file_digest(detector_file),
+        frames=4,
+    )
+    faces = [resize_square(picture, INPUT_SIZE) for label in ("real", "fake") for picture in face_pictures[label]]
+    images = to_network_input(faces, contract)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_model("f-bifpn-mtlnet/small", **TINY_PYRAMID)
+        settle(network, lambda: network(images))
+    with torch.inference_mode():
+        output = network(images)
+    state = network.state_dict()
+    for layer, outputs, gain in (("classifier", output.logits, LOGIT_GAIN), ("mask.3", output.dense.mask, 2.0)):
+        amplify = gain if layer == "classifier" else gain / float(outputs.std())
+        middle = outputs.mean(dim=0) if layer == "classifier" else outputs.mean()
+        state[f"{layer}.bias"] = (state[f"{layer}.bias"] - middle) * amplify
+        state[f"{layer}.weight"] = state[f"{layer}.weight"] * amplify
+    path = tmp_path_factory.mktemp("checkpoint") / "maps.safetensors"
+    save_checkpoint(path, state, CheckpointHeader("f-bifpn-mtlnet/small", model_config(network), contract))
     return path
 
 

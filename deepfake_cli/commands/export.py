@@ -29,8 +29,9 @@ def export(
 
     done = run(output, checkpoint=checkpoint, format=format, overwrite=overwrite)
     if not quiet:
+        maps = "" if done.largest_map_difference is None else f" (forgery maps {done.largest_map_difference:.1g})"
         typer.echo(
             f"{printable(str(done.path))}: {printable(done.checkpoint)} ({done.checkpoint_sha256[:12]}), "
-            f"{done.num_bytes / 1e6:.1f} MB; differs from torch by at most {done.largest_difference:.1g} on "
+            f"{done.num_bytes / 1e6:.1f} MB; differs from torch by at most {done.largest_difference:.1g}{maps} on "
             f"{count(done.num_images, 'image')} (including {count(done.num_faces, 'real face')})"
         )

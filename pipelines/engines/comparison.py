@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,13 +32,27 @@ EXAMPLE_CLIP = Path(__file__).parents[2] / "examples" / "astronaut.mp4"
 log = logging.getLogger(__name__)
 
 
+class Differences(NamedTuple):
+    """The largest absolute differences between an ONNX model and torch, both in float32; NaN or infinity is possible."""
+
+    probability: float
+    """Of an image's fake probability."""
+    forgery_map: float | None
+    """Of a value of an image's forgery map; infinite if only one of the two gives maps, None if neither does."""
+
+
 def compare_with_torch(
     model: bytes, checkpoint: str | WeightsFile, contract: Preprocessing, images: Sequence[Image]
-) -> float:
-    """The largest difference of fake probabilities between an ONNX model and torch, both in float32."""
+) -> Differences:
+    """How far an ONNX model is from the checkpoint that it was made of."""
     expected = TorchEngine(checkpoint, contract, torch.device("cpu")).classify(images)
     got = OnnxRuntimeEngine(model).classify(images)
-    return float(np.abs(np.subtract(got, expected)).max())
+    of_maps = None
+    if (got.forgery_maps is None) != (expected.forgery_maps is None):
+        of_maps = float("inf")
+    elif got.forgery_maps is not None and expected.forgery_maps is not None:
+        of_maps = float(np.abs(got.forgery_maps - expected.forgery_maps).max())
+    return Differences(float(np.abs(np.subtract(got.probabilities, expected.probabilities)).max()), of_maps)
 
 
 def make_random_inputs(size_px: int) -> list[Image]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,24 @@ from pipelines.checkpoints.weights_files import WeightsFile
 from pipelines.config import EngineName, Precision, check_engine
 
 Image = npt.NDArray[np.uint8]
+Maps = npt.NDArray[np.float32]
+
+
+class FaceScores(NamedTuple):
+    """What a classifier says of N network inputs, in float32 whatever precision it computes in."""
+
+    probabilities: list[float]
+    """Fake probabilities."""
+    forgery_maps: Maps | None = None
+    """(N, h, w) in 0..1: the probability that a place of the input is forged. A map covers the whole input; h and w are
+    the network's. None for a network without a mask branch."""
 
 
 class Engine(Protocol):
     """A loaded classifier."""
 
-    def classify(self, images: Sequence[Image]) -> list[float]:
-        """Fake probabilities of network inputs (S, S, 3) uint8, RGB, one or more; float32 in any precision."""
+    def classify(self, images: Sequence[Image]) -> FaceScores:
+        """Scores of network inputs (S, S, 3) uint8, RGB, one or more."""
 
 
 def load_engine(

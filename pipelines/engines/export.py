@@ -14,8 +14,9 @@ from pipelines.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from pipelines.checkpoints.preprocessing import Preprocessing
 from pipelines.checkpoints.weights_files import WeightsFile, resolve_weights
 from pipelines.engines.onnx_file import (
+    FORGERY_MAP,
     INPUT,
-    OUTPUT,
+    PROBABILITY,
     SOURCE_KEY,
     SOURCE_SHA256_KEY,
     import_extra,
@@ -25,6 +26,7 @@ from pipelines.engines.onnx_file import (
 )
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.models import build_model
+from pipelines.models.outputs import DetectorOutput
 
 EXAMPLE_BATCH = 2
 """The exporter would take a batch of one for a fixed size."""
@@ -35,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class Classifier(nn.Module):
-    """A checkpoint's network with its normalisation and softmax: from uint8 images to fake probabilities."""
+    """A checkpoint's network with its normalisation and softmax: from uint8 images to probabilities, and to maps if any."""
 
     def __init__(self, network: nn.Module, contract: Preprocessing) -> None:
         super().__init__()
@@ -43,11 +45,13 @@ class Classifier(nn.Module):
         self.mean = nn.Buffer(torch.tensor(contract.mean))
         self.std = nn.Buffer(torch.tensor(contract.std))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(N,) float32 from (N, S, S, 3) uint8, step by step as `to_network_input` and the torch engine."""
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(N,) and (N, h, w) float32 from (N, S, S, 3) uint8, step by step as `to_network_input` and the torch engine."""
         normalised = images.float().div(255).sub(self.mean).div(self.std).permute(0, 3, 1, 2)
-        logits: Tensor = self.network(normalised).logits
-        return logits.softmax(dim=1)[:, 1]
+        output: DetectorOutput = self.network(normalised)
+        probabilities = output.logits.softmax(dim=1)[:, 1]
+        maps = output.forgery_map
+        return (probabilities,) if maps is None else (probabilities, maps)
 
 
 def load_onnx(checkpoint: str | WeightsFile, *, package: str) -> bytes:
@@ -99,6 +103,7 @@ def export_onnx(checkpoint: Checkpoint) -> bytes:
 
 def _trace(classifier: Classifier, images: Tensor) -> torch.onnx.ONNXProgram:
     with _quiet(), torch.no_grad():  # with gradients the ReLU6 of training would be traced
+        names = (PROBABILITY, FORGERY_MAP)[: len(classifier(images))]
         program = torch.onnx.export(
             classifier,
             (images,),
@@ -106,7 +111,7 @@ def _trace(classifier: Classifier, images: Tensor) -> torch.onnx.ONNXProgram:
             optimize=False,  # see _simplify
             verbose=False,
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=names,
             dynamic_shapes={INPUT: {0: torch.export.Dim("faces")}},
         )
     if program is None:

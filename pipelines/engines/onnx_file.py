@@ -1,4 +1,4 @@
-"""Checkpoints as ONNX files: names of input and output, and the header in their metadata."""
+"""Checkpoints as ONNX files: names of input and outputs, and the header in their metadata."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from pipelines.errors import CheckpointError, ConfigError
 SUFFIX = ".onnx"
 INPUT = "images"
 """(N, S, S, 3) uint8, RGB, as `cut_input` gives it; the model normalises it."""
-OUTPUT = "fake_probability"
+PROBABILITY = "fake_probability"
 """(N,) float32."""
+FORGERY_MAP = "forgery_map"
+"""(N, h, w) float32 in 0..1, of a network with a mask branch only; files made by earlier versions lack it."""
 HEADER_KEY = "deepfake"
 """As in a safetensors checkpoint."""
 SOURCE_KEY, SOURCE_SHA256_KEY = "deepfake_source", "deepfake_source_sha256"

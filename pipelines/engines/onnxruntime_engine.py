@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipelines.engines.onnx_file import INPUT, OUTPUT, import_extra, refusing_models
+from pipelines.engines.engine import FaceScores
+from pipelines.engines.onnx_file import FORGERY_MAP, INPUT, PROBABILITY, import_extra, refusing_models
 
 Image = npt.NDArray[np.uint8]
 
@@ -30,8 +31,10 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3  # errors only: the library writes nothing to stderr
         with refusing_models("onnxruntime"):
             self.session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        given = {output.name for output in self.session.get_outputs()}
+        self.outputs = [PROBABILITY, FORGERY_MAP] if FORGERY_MAP in given else [PROBABILITY]
 
-    def classify(self, images: Sequence[Image]) -> list[float]:
-        """Fake probabilities of network inputs (S, S, 3) uint8."""
-        (probabilities,) = self.session.run([OUTPUT], {INPUT: np.stack(images)})
-        return [float(value) for value in probabilities]
+    def classify(self, images: Sequence[Image]) -> FaceScores:
+        """Scores of network inputs (S, S, 3) uint8."""
+        probabilities, *maps = self.session.run(self.outputs, {INPUT: np.stack(images)})
+        return FaceScores(probabilities.tolist(), maps[0] if maps else None)

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 
 from pipelines.config import Precision
-from pipelines.engines.onnx_file import import_extra, refusing_models
+from pipelines.engines.engine import FaceScores
+from pipelines.engines.onnx_file import FORGERY_MAP, PROBABILITY, import_extra, refusing_models
 from pipelines.errors import ConfigError
 
 Image = npt.NDArray[np.uint8]
@@ -39,6 +40,10 @@ class OpenVinoEngine:
         if self.compiled.get_property(PRECISION_HINT) != wanted:
             raise ConfigError(f"openvino does not compute in {precision} on this CPU; use --precision float32")
 
-    def classify(self, images: Sequence[Image]) -> list[float]:
-        """Fake probabilities of network inputs (S, S, 3) uint8."""
-        return [float(value) for value in self.compiled(np.stack(images))[0]]
+        self.gives_maps = any(FORGERY_MAP in output.names for output in self.compiled.outputs)
+
+    def classify(self, images: Sequence[Image]) -> FaceScores:
+        """Scores of network inputs (S, S, 3) uint8."""
+        outputs = self.compiled(np.stack(images))
+        maps = outputs[FORGERY_MAP] if self.gives_maps else None
+        return FaceScores(outputs[PROBABILITY].tolist(), maps)

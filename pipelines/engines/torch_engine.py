@@ -12,6 +12,7 @@ from pipelines.checkpoints.checkpoint import load_checkpoint
 from pipelines.checkpoints.preprocessing import Preprocessing, to_network_input
 from pipelines.checkpoints.weights_files import WeightsFile
 from pipelines.config import Precision
+from pipelines.engines.engine import FaceScores
 from pipelines.models import build_model
 from pipelines.models.batch_norm_fusion import try_fold
 
@@ -42,8 +43,10 @@ class TorchEngine:
         self.is_bf16 = precision == "bf16"
 
     @torch.inference_mode()
-    def classify(self, images: Sequence[Image]) -> list[float]:
-        """Fake probabilities of network inputs (S, S, 3) uint8."""
+    def classify(self, images: Sequence[Image]) -> FaceScores:
+        """Scores of network inputs (S, S, 3) uint8."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bf16):
-            logits = self.network(to_network_input(images, self.contract, self.device)).logits
-        return [float(value) for value in logits.float().softmax(dim=1)[:, 1].cpu()]
+            output = self.network(to_network_input(images, self.contract, self.device))
+        probabilities = output.logits.float().softmax(dim=1)[:, 1].tolist()
+        maps = output.forgery_map
+        return FaceScores(probabilities, None if maps is None else maps.cpu().numpy())

@@ -7,20 +7,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pipelines.checkpoints.preprocessing import cut_input
 from pipelines.config import Aggregate, PredictConfig, RunOptions
-from pipelines.engines.engine import load_engine
+from pipelines.engines.engine import FaceScores, load_engine
 from pipelines.errors import ConfigError, DeepfakeError, InputError, StorageError, UnreadableError, describe_failure
+from pipelines.faces.align import Points
+from pipelines.faces.crops import landmarks_of
 from pipelines.faces.detector import load_detector
 from pipelines.faces.find import DecodedFrame, find_faces
 from pipelines.records import ScoreRow, rows_to_table
 from pipelines.scoring.aggregate import aggregate_video, counted_tracks
 from pipelines.scoring.batch import score_each_content, video_path
+from pipelines.scoring.forgery_map import describe_map
 from pipelines.scoring.settings import Settings, resolve_settings
 from pipelines.scoring.video_score import ScoredFace, StoredFaces, VideoScore
 from pipelines.system.device import choose_device
@@ -37,6 +40,18 @@ if TYPE_CHECKING:
 Image = npt.NDArray[np.uint8]
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+
+class _Found(NamedTuple):
+    """A face that is not classified yet."""
+
+    face: ScoredFace
+    image: Image
+    """The network's input."""
+    in_crop: Points
+    """Its landmarks (5, 2) in the aligned crop."""
+    in_frame: Points
+    """The same in the frame."""
 
 
 class Detector:
@@ -155,10 +170,18 @@ class Detector:
         Raises:
             InputError: the network gives something else.
         """
-        probabilities = self.engine.classify(inputs)
+        return self._classify(inputs).probabilities
+
+    def _classify(self, inputs: Sequence[Image]) -> FaceScores:
+        scores = self.engine.classify(inputs)
+        probabilities, maps = scores
         if len(probabilities) != len(inputs) or not all(0 <= probability <= 1 for probability in probabilities):
             raise InputError("the checkpoint gives no probabilities for these faces; use another one")
-        return probabilities
+        if maps is not None and (len(maps) != len(inputs) or not ((maps >= 0) & (maps <= 1)).all()):
+            raise InputError(
+                "the checkpoint gives no forgery maps with values in 0..1 for these faces; use another one"
+            )
+        return scores
 
     def _score_file(self, path: Path) -> VideoScore:
         with open_video(path, decoder=self.settings.config.decoder) as reader:
@@ -174,27 +197,37 @@ class Detector:
 
     def _score_stored(self, stored: StoredFaces) -> VideoScore:
         crops = ((row, read_image(stored.folder / row.crop_path)) for row in stored.rows)
-        inputs = ((ScoredFace.from_row(row), cut_input(crop, self.contract)) for row, crop in crops)
-        faces = self._classify_all(read_ahead(inputs, depth=self.batch_size))
+        found = (
+            _Found(
+                ScoredFace.from_row(row),
+                cut_input(crop, self.contract),
+                landmarks_of(row, "crop_px"),
+                landmarks_of(row, "px"),
+            )
+            for row, crop in crops
+        )
+        faces = self._classify_all(read_ahead(found, depth=self.batch_size))
         return self._conclude(faces, stored.num_frames, stored.note)
 
-    def _find(self, frames: Iterable[DecodedFrame]) -> Iterator[tuple[ScoredFace, Image]]:
-        """Every face of the frames, not yet classified, with its network input."""
+    def _find(self, frames: Iterable[DecodedFrame]) -> Iterator[_Found]:
+        """Every face of the frames."""
         if self.face_detector is None:
             raise ConfigError("this detector was loaded for stored faces; load one without a workspace to score files")
         for face in find_faces(frames, self.face_detector, margin=self.contract.margin):
             x0, y0, x1, y1 = (float(value) for value in face.box)
             found = ScoredFace(face.frame_index, face.pts_seconds, face.face_index, face.track, (x0, y0, x1, y1))
-            yield found, cut_input(face.aligned.crop, self.contract)
+            yield _Found(found, cut_input(face.aligned.crop, self.contract), face.aligned.landmarks, face.landmarks)
 
-    def _classify_all(self, faces: Iterable[tuple[ScoredFace, Image]]) -> list[ScoredFace]:
-        """The faces with their probabilities; at most one batch of inputs is held."""
+    def _classify_all(self, faces: Iterable[_Found]) -> list[ScoredFace]:
+        """The faces with their probabilities and forgery maps; at most one batch of inputs is held."""
         scored: list[ScoredFace] = []
         for batch in in_batches(faces, self.batch_size):
-            probabilities = self.classify([image for _, image in batch])
-            scored += [
-                replace(face, fake_probability=value) for (face, _), value in zip(batch, probabilities, strict=True)
-            ]
+            probabilities, maps = self._classify([found.image for found in batch])
+            for number, found in enumerate(batch):
+                forgery = (
+                    None if maps is None else describe_map(maps[number], self.contract, found.in_crop, found.in_frame)
+                )
+                scored.append(replace(found.face, fake_probability=probabilities[number], forgery_map=forgery))
         return scored
 
     def _conclude(self, faces: list[ScoredFace], num_frames: int, note: str | None) -> VideoScore:

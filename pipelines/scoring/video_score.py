@@ -6,10 +6,29 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from pipelines.records import FaceRow, FaceScoreRow, VideoRow, rows_to_table
 from pipelines.scoring.calibration import Verdict
 from pipelines.workspace.manifest import Provenance, write_table
+
+
+@dataclass(frozen=True)
+class ForgeryMap:
+    """Where the network finds a face forged."""
+
+    image: npt.NDArray[np.uint8] = field(repr=False, compare=False)
+    """(h, w), 0 genuine to 255 forged, over the network's input: the contract's `crop_box` of the aligned face."""
+    forged_share: float
+    """Share of the map at 0.5 or above, 0..1."""
+    peak: float
+    """Its largest value, 0..1."""
+    peak_place: tuple[float, float] | None
+    """x, y of the largest value in frame pixels, where 0 is the centre of the first one; the first place if several are
+    equal. Outside the frame where the crop is. None for an imported face that was not found again."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +43,8 @@ class ScoredFace:
     """x0 y0 x1 y1 in frame pixels; None for an imported face that was not found again."""
     fake_probability: float = math.nan
     """Of the classifier, not calibrated; NaN until the face is classified."""
+    forgery_map: ForgeryMap | None = None
+    """None for a network without a mask branch."""
 
     @classmethod
     def from_row(cls, row: FaceRow) -> ScoredFace:
@@ -86,6 +107,22 @@ def write_details(
                 x1_px=x1,
                 y1_px=y1,
                 fake_probability=face.fake_probability,
+                **_forgery_columns(face.forgery_map),
             )
         )
     write_table(rows_to_table(rows, FaceScoreRow), path, provenance, notes=notes)
+
+
+def _forgery_columns(forgery: ForgeryMap | None) -> dict[str, Any]:
+    if forgery is None:
+        return {}
+    from pipelines.system.image_files import encode_image  # OpenCV: the process that hands out videos may do without
+
+    x, y = forgery.peak_place or (None, None)
+    return {
+        "forgery_map": encode_image(forgery.image, ".png"),
+        "forged_share": forgery.forged_share,
+        "forgery_peak": forgery.peak,
+        "forgery_x_px": x,
+        "forgery_y_px": y,
+    }

@@ -17,7 +17,7 @@ from pipelines.system.atomic_files import replace_atomically
 
 Format = Literal["onnx"]
 TOLERANCE = 1e-4
-"""Largest difference of a face's fake probability, float32 against float32."""
+"""Largest difference of a face's fake probability, and of any value of its forgery map, float32 against float32."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class ExportSummary:
     """Real faces among them; 0 without the example clip."""
     largest_difference: float
     """Largest difference between the fake probabilities of one image."""
+    largest_map_difference: float | None = None
+    """Largest difference between two values of one image's forgery maps; None for a network without a mask branch."""
 
 
 def export(
@@ -46,7 +48,8 @@ def export(
     """Write a checkpoint's network as one file for other runtimes, such as those of `predict --engine`.
 
     The file takes `images` (N, S, S, 3) uint8 RGB, as the preprocessing contract cuts them, N free, and gives
-    `fake_probability` (N,) float32. Its metadata holds the checkpoint's header and digest.
+    `fake_probability` (N,) float32; for a network with a mask branch also `forgery_map` (N, h, w) float32. Its metadata
+    holds the checkpoint's header and digest.
 
     Args:
         output: the file to write, `.onnx`.
@@ -54,7 +57,7 @@ def export(
         overwrite: replace an existing output.
 
     Raises:
-        CheckpointError: the checkpoint cannot be loaded, or the file gives other probabilities than torch.
+        CheckpointError: the checkpoint cannot be loaded, or the file gives other results than torch.
         ConfigError: the output cannot be written there, or the extra is not installed.
         StorageError: the output could not be written.
     """
@@ -71,14 +74,18 @@ def export(
     images = [*make_random_inputs(contract.input_size), *faces]
     with replace_atomically(output) as temporary:
         temporary.write_bytes(export_onnx(loaded))
-        difference = compare_with_torch(temporary.read_bytes(), loaded.file, contract, images)
-        if not difference <= TOLERANCE:  # NaN too
-            raise CheckpointError(
-                f"the ONNX model of {checkpoint} gives other probabilities than torch, by up to {difference:.2g}; "
-                f"{output} was not written; try other versions of onnxscript and onnxruntime"
-            )
+        differences = compare_with_torch(temporary.read_bytes(), loaded.file, contract, images)
+        for results, difference in (
+            ("probabilities", differences.probability),
+            ("forgery maps", differences.forgery_map),
+        ):
+            if difference is not None and not difference <= TOLERANCE:  # NaN too
+                raise CheckpointError(
+                    f"the ONNX model of {checkpoint} gives other {results} than torch, by up to {difference:.2g}; "
+                    f"{output} was not written; try other versions of onnxscript and onnxruntime"
+                )
         num_bytes = temporary.stat().st_size
-    return ExportSummary(output, num_bytes, loaded.file.name, loaded.file.sha256, len(images), len(faces), difference)
+    return ExportSummary(output, num_bytes, loaded.file.name, loaded.file.sha256, len(images), len(faces), *differences)
 
 
 def _check_output(output: Path, *, overwrite: bool) -> None:

@@ -24,7 +24,7 @@ from pipelines.workspace.manifest import Provenance, read_note, read_table
 from pipelines.workspace.shards import Share, select_videos
 
 TASK = "predict"
-DETAILS_FORMAT = 2
+DETAILS_FORMAT = 3
 log = logging.getLogger(__name__)
 RowCallback = Callable[[ScoreRow], None]
 

@@ -23,7 +23,7 @@ from pipelines.models import build_model, model_config
 from pipelines.scoring.settings import Settings, resolve_settings
 from pipelines.workspace.manifest import digest_json, read_provenance
 from tests.conftest import CROP_BOX, TINY_NETWORK
-from tests.engines.conftest import need_package
+from tests.engines.conftest import need_package, without_map
 from tests.networks import random_images, settle
 
 Image = npt.NDArray[np.uint8]
@@ -45,7 +45,9 @@ def _inputs(pictures: dict[str, list[Image]], size_px: int) -> list[Image]:
 
 
 def _differences(engine: Engine, images: Sequence[Image], expected: Sequence[float]) -> float:
-    return float(np.abs(np.subtract(engine.classify(images), expected)).max())
+    scores = engine.classify(images)
+    assert scores.forgery_maps is None
+    return float(np.abs(np.subtract(scores.probabilities, expected)).max())
 
 
 @pytest.mark.parametrize(("engine", "precision"), [each for each in OTHERS if each[1] == "float32"])
@@ -58,7 +60,7 @@ def test_a_face_has_the_same_probability_in_every_engine_and_batch(
 ) -> None:
     need_package(engine)
     images = _inputs(face_pictures, 64)
-    expected = _load(checkpoint).classify(images)
+    expected = _load(checkpoint).classify(images).probabilities
     assert np.ptp(expected) > 0.1, "mixed-up faces would not show"
     other = _load(onnx_file, engine, precision)
     assert _differences(other, images, expected) < 1e-4
@@ -83,9 +85,65 @@ def test_a_face_without_attention_has_the_same_probability_in_every_engine(
     bias.CopyFrom(onnx.numpy_helper.from_array(dead.numpy(), bias.name))
     onnx.save(model, tmp_path / "dead.onnx")
     images = _inputs(face_pictures, 64)
-    expected = _load(tmp_path / "dead.safetensors").classify(images)
+    expected = _load(tmp_path / "dead.safetensors").classify(images).probabilities
     assert np.ptp(expected) > 1e-3
     assert _differences(_load(tmp_path / "dead.onnx", engine), images, expected) < 1e-4
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
+def test_the_forgery_map_is_the_networks_mask_in_every_engine_and_batch(
+    engine: EngineName, map_checkpoint: Path, face_pictures: dict[str, list[Image]], request: pytest.FixtureRequest
+) -> None:
+    need_package(engine)
+    images = _inputs(face_pictures, 64)
+    network = load_checkpoint(str(map_checkpoint), build_model).network
+    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.inference_mode():
+        output = network(batch)
+    expected = 1 / (1 + np.exp(-output.dense.mask[:, 0].numpy().astype(np.float64)))
+    assert expected.shape == (8, 16, 16) and expected.std(axis=0).min() > 1e-3, "mixed-up faces would not show"
+    assert expected.min() < 0.1 and expected.max() > 0.9
+    path = map_checkpoint if engine == "torch" else request.getfixturevalue("map_onnx_file")
+    loaded = _load(path, engine)
+    for chosen in (slice(0, 8), slice(0, 1), slice(5, 8)):
+        probabilities, maps = loaded.classify(images[chosen])
+        assert maps is not None and maps.dtype == np.float32
+        np.testing.assert_allclose(maps, expected[chosen], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(probabilities, output.logits.softmax(dim=1)[chosen, 1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_an_onnx_file_that_was_exported_without_the_map_gives_probabilities_as_before(
+    engine: EngineName, map_onnx_file: Path, tmp_path: Path, face_pictures: dict[str, list[Image]]
+) -> None:
+    need_package(engine)
+    images = _inputs(face_pictures, 64)
+    expected = _load(map_onnx_file, engine).classify(images).probabilities
+    assert _differences(_load(without_map(map_onnx_file, tmp_path), engine), images, expected) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("consistency", ["cosine", "dot"])
+def test_the_joint_score_of_all_tasks_translates(
+    consistency: str, tmp_path: Path, face_pictures: dict[str, list[Image]]
+) -> None:
+    need_package("onnxscript")
+    need_package("onnxruntime")
+    torch.manual_seed(0)
+    shares = (0.5, 0.25, 0.25)
+    network: Any = build_model("f-bifpn-mtlnet/small", consistency=consistency, score_weights=shares)
+    settle(network, lambda: network(random_images(4, ODD_SIZE)))
+    contract = Preprocessing(input_size=ODD_SIZE, crop_box=CROP_BOX)
+    path = tmp_path / "joint.safetensors"
+    save_checkpoint(
+        path, network.state_dict(), CheckpointHeader("f-bifpn-mtlnet/small", model_config(network), contract)
+    )
+    images = _inputs(face_pictures, ODD_SIZE)
+    expected, maps = _load(path).classify(images)
+    got, got_maps = _load(path, "onnxruntime").classify(images)
+    assert np.ptp(expected) > 1e-3 and maps is not None and got_maps is not None
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(got_maps, maps, rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -103,7 +161,7 @@ def test_the_authors_network_at_an_odd_size_is_the_same_in_another_engine(
     path = tmp_path / "reference.safetensors"
     save_checkpoint(path, state, CheckpointHeader("multi-attention/reference", model_config(network), contract))
     images = _inputs(face_pictures, ODD_SIZE)
-    expected = _load(path).classify(images)
+    expected = _load(path).classify(images).probabilities
     assert np.ptp(expected) > 0.01
     assert _differences(_load(path, "onnxruntime"), images, expected) < 1e-4
 
@@ -143,7 +201,7 @@ def test_torch_in_float32_is_the_networks_own_result_to_rounding(
     batch = ((torch.from_numpy(np.stack(images)).float() / 255 - mean) / std).permute(0, 3, 1, 2)
     with torch.inference_mode():
         expected = loaded.network(batch).logits.softmax(dim=1)[:, 1]
-    assert _load(checkpoint).classify(images) == pytest.approx(expected.tolist(), abs=1e-5)
+    assert _load(checkpoint).classify(images).probabilities == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def _settings(checkpoint: Path, engine: EngineName, precision: Precision) -> Settings:

@@ -19,7 +19,7 @@ from pipelines.models import build_model
 from pipelines.stages import export as stage
 from pipelines.system.file_digest import file_digest
 from tests.conftest import INPUT_SIZE, Deepfake
-from tests.engines.conftest import need_package
+from tests.engines.conftest import need_package, without_map
 from tests.support import REPOSITORY, temporary_files
 
 
@@ -56,7 +56,7 @@ def test_other_programs_get_the_probabilities_from_pictures_alone(default_onnx_f
     assert probabilities.shape == (3,) and probabilities.dtype == np.float32
     assert comparison.compare_with_torch(
         default_onnx_file.read_bytes(), PredictConfig.checkpoint, network.header.preprocessing, list(images)
-    ) == pytest.approx(0, abs=1e-4)
+    ) == (pytest.approx(0, abs=1e-4), None)
 
 
 def test_a_file_that_differs_from_torch_is_not_left_there(
@@ -74,7 +74,45 @@ def test_a_file_that_differs_from_torch_is_not_left_there(
     assert output.read_bytes() == b"before" and temporary_files(tmp_path) == []
     done = export(output, checkpoint=str(checkpoint), overwrite=True)
     assert done.largest_difference < 1e-4 and done.num_bytes == output.stat().st_size
+    assert done.largest_map_difference is None
     assert (done.num_faces, done.num_images) == (4, 10)
+
+
+def test_a_network_with_a_mask_branch_gives_its_map_too(
+    map_checkpoint: Path, map_onnx_file: Path, onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    names = {path: [output.name for output in onnx.load(path).graph.output] for path in (map_onnx_file, onnx_file)}
+    assert names == {map_onnx_file: ["fake_probability", "forgery_map"], onnx_file: ["fake_probability"]}
+    images = np.random.default_rng(1).integers(0, 256, (3, INPUT_SIZE, INPUT_SIZE, 3), dtype=np.uint8)
+    probabilities, maps = runtime.InferenceSession(map_onnx_file).run(None, {"images": images})
+    assert (probabilities.shape, maps.shape, maps.dtype) == ((3,), (3, 16, 16), np.float32)
+    monkeypatch.setattr(stage, "export_onnx", lambda _loaded: map_onnx_file.read_bytes())
+    done = export(tmp_path / "out.onnx", checkpoint=str(map_checkpoint))
+    assert done.largest_map_difference is not None and 0 < done.largest_map_difference < 1e-4
+
+
+@pytest.mark.parametrize(("shift", "difference"), [(0.0, "inf"), (0.004, r"0\.001")])
+def test_a_file_with_another_map_than_torchs_or_without_one_is_not_left_there(
+    shift: float,
+    difference: str,
+    map_checkpoint: Path,
+    map_onnx_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded = load_checkpoint(str(map_checkpoint), build_model)
+    state = loaded.network.state_dict()
+    state["mask.3.bias"] += shift
+    save_checkpoint(tmp_path / "other.safetensors", state, loaded.header)
+    file = map_onnx_file if shift else without_map(map_onnx_file, tmp_path)
+    monkeypatch.setattr(stage, "export_onnx", lambda _loaded: file.read_bytes())
+    with pytest.raises(
+        CheckpointError, match=f"gives other forgery maps than torch, by up to {difference}; .*not written"
+    ):
+        export(tmp_path / "out.onnx", checkpoint=str(tmp_path / "other.safetensors"))
+    assert not (tmp_path / "out.onnx").exists() and temporary_files(tmp_path) == []
 
 
 def test_real_faces_and_noise_of_every_size_are_compared() -> None:
@@ -143,6 +181,7 @@ def test_the_command_says_what_it_has_written_and_how_it_compares(
     assert result.exit_code == 0, result.stderr
     assert f"{output}: tiny.safetensors ({file_digest(checkpoint)[:12]})" in result.stdout
     assert "on 10 images (including 4 real faces)" in result.stdout
+    assert "forgery maps" not in result.stdout
     again = deepfake("export", "--checkpoint", checkpoint, "-o", output)
     assert again.exit_code == 2 and "exists; name another output" in again.stderr
 

@@ -58,6 +58,21 @@ def test_a_classifier_answers_the_same(name: str, settings: dict[str, object]) -
     torch.testing.assert_close(network(pictures).logits, before, rtol=1e-3, atol=1e-5)
 
 
+@torch.inference_mode()
+def test_a_network_with_forgery_maps_keeps_one_batch_norm_and_gives_the_same_maps() -> None:
+    network = _with_statistics(build_model("f-bifpn-mtlnet/small")).float()
+    pictures, norms = torch.randn(2, 3, 96, 96), _norms(network)
+    before = network(pictures)
+    assert fold_batch_norms(network, torch.zeros(1, 3, 96, 96)) == norms - 1 == 65
+    assert isinstance(network.attention.bn, nn.BatchNorm2d), "the attention head runs once per level"
+    after = network(pictures)
+    wanted = (before.logits, *before.dense.attention, before.dense.mask, before.dense.consistency)
+    got = (after.logits, *after.dense.attention, after.dense.mask, after.dense.consistency)
+    assert len(got) == 7
+    for was, now in zip(wanted, got, strict=True):
+        torch.testing.assert_close(now, was, rtol=1e-4, atol=1e-4 * float(was.abs().max()))
+
+
 class _Shared(nn.Module):
     """One convolution that runs twice; and one whose output is also read elsewhere than in its batch norm."""
 
