@@ -33,7 +33,15 @@ DEFAULT_LOGITS = [[1.122568, -1.247146], [1.286220, -1.412410]]
 
 
 def test_an_unknown_model_is_answered_with_the_known_ones() -> None:
-    assert MODEL_NAMES == ("multi-attention/paper", "multi-attention/reference", "backbone/<timm name>")
+    assert MODEL_NAMES == (
+        "multi-attention/paper",
+        "multi-attention/reference",
+        "f-bifpn-mtlnet/b4",
+        "f-bifpn-mtlnet/v2-s",
+        "f-bifpn-mtlnet/v2-b3",
+        "f-bifpn-mtlnet/small",
+        "backbone/<timm name>",
+    )
     with pytest.raises(ValueError, match="unknown model 'nope'; known: multi-attention/paper, multi-attention/refer"):
         build_model("nope")
 
