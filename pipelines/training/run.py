@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning_fabric import Fabric
 from safetensors.torch import save as encode_safetensors
+from torch import Tensor
 
 from pipelines.checkpoints.checkpoint import CheckpointHeader, save_checkpoint
 from pipelines.checkpoints.preprocessing import Preprocessing, to_network_input
@@ -27,6 +29,7 @@ from pipelines.errors import ConfigError, ManifestError, TrainingDivergedError
 from pipelines.models import build_model, model_config
 from pipelines.models.backbone import set_bn_momentum
 from pipelines.models.multi_attention.network import MultiAttentionDetector
+from pipelines.models.outputs import DetectorOutput
 from pipelines.records import EpochRow
 from pipelines.system.atomic_files import replace_atomically
 from pipelines.training.config import TrainConfig, TrainOptions
@@ -279,15 +282,22 @@ def _keep_batch(error: Diverged, run: TrainingRun, images: FaceImages, rank: int
 
 
 def _draw_overlay(trainer: Trainer, validation: FaceImages) -> Any:
-    """Attention maps of a few validation faces, the same after each epoch; None for a network without maps."""
+    """The maps over a few validation faces, the same after each epoch; None for a network without maps."""
     by_label = [[i for i, face in enumerate(validation.faces) if face.label == label] for label in (0, 1)]
     chosen = [index for indices in by_label for index in indices[:: max(1, len(indices) // 2)][: OVERLAY_FACES // 2]]
     faces = [validation.evaluation_image(index) for index in chosen]
     with torch.inference_mode():
-        maps = trainer.average.eval()(
-            to_network_input(faces, validation.contract, trainer.fabric.device)
-        ).attention_maps
+        maps = _maps_of(trainer.average.eval()(to_network_input(faces, validation.contract, trainer.fabric.device)))
     return None if maps is None else draw_attention_maps(np.stack(faces), maps.float().cpu().numpy())
+
+
+def _maps_of(output: DetectorOutput) -> Tensor | None:
+    """(N, M, h, w) >= 0: the attention maps; of F-BiFPN-MTLNet the mask and each level's map, at the finest level's size."""
+    if output.dense is None:
+        return output.attention_maps
+    logits = [each for each in (output.dense.mask, *output.dense.attention) if each is not None]
+    size = output.dense.attention[0].shape[-2:]
+    return torch.cat([F.interpolate(each.sigmoid(), size=size, mode="nearest") for each in logits], dim=1)
 
 
 def _package_versions() -> dict[str, str]:
