@@ -248,6 +248,8 @@ class EvaluateConfig:
     perturb: Perturbed | None = None
     perturbations: tuple[str, ...] = ()
     """Only these, such as `jpeg`; empty: all."""
+    localisation: bool = False
+    """Also compare forgery maps with the true masks of faces."""
 
     def __post_init__(self) -> None:
         check(self.threshold is None or 0 <= self.threshold <= 1, "threshold", "must be in [0, 1]", self.threshold)

@@ -38,7 +38,9 @@ def evaluate(
     ] = None,
     plots: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Write plots here: ROC, score histograms, calibration, robustness."),
+        typer.Option(
+            metavar="FOLDER", help="Write plots here: ROC, score histograms, calibration, robustness, localisation."
+        ),
     ] = None,
     split: Annotated[
         EvaluatedSplit | None,
@@ -74,6 +76,12 @@ def evaluate(
             help="Only these, separated by commas: jpeg, h264, downscale, blur, noise, brightness. Default: all.",
         ),
     ] = ",".join(EvaluateConfig.perturbations),
+    localisation: Annotated[
+        bool,
+        typer.Option(
+            "--localisation", help="Also measure where faces are marked as forged, by their masks; needs a workspace."
+        ),
+    ] = EvaluateConfig.localisation,
     bootstrap: Annotated[
         int, typer.Option(metavar="N", help="Bootstrap rounds of the intervals; 0: no intervals.")
     ] = EvaluateConfig.bootstrap,
@@ -107,6 +115,7 @@ def evaluate(
         seed=seed,
         perturb=perturb,
         perturbations=tuple(name.strip() for name in chosen.split(",") if name.strip()),
+        localisation=localisation,
     )
     from pipelines import evaluate as run
 

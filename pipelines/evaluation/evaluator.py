@@ -12,6 +12,7 @@ import numpy as np
 from pipelines.config import Aggregate, EvaluateConfig
 from pipelines.evaluation.bootstrap import Estimate
 from pipelines.evaluation.joining import join, merge, name_sources
+from pipelines.evaluation.localisation import FoundFaces, MapKind, measure_localisation
 from pipelines.evaluation.measuring import Bootstrap, Section, measure_sections, measure_whole
 from pipelines.evaluation.perturbations import Perturbation
 from pipelines.evaluation.protocols import (
@@ -94,6 +95,13 @@ class Evaluator:
             notes=self._notes(scored, frames),
         )
         return report, scored, frames
+
+    def with_localisation(
+        self, report: Report, scored: Scored, found: FoundFaces, kind: MapKind, size_px: int
+    ) -> Report:
+        """The report with how well forgeries were located on the compared faces."""
+        located = measure_localisation(scored.videos, found, kind, size_px, self.bootstrap)
+        return replace(report, localisation=located, notes=[*report.notes, *located.notes])
 
     def measure_auc(self, perturbation: Perturbation | None, raws: Sequence[RawScores]) -> RobustnessRow:
         """AUC of the same videos under a perturbation."""

@@ -1,4 +1,4 @@
-"""The plots of a report: ROC, score histograms, calibration, robustness. Import only to draw: it loads matplotlib."""
+"""The plots of a report: ROC, histograms, calibration, robustness, localisation. Import only to draw: it loads matplotlib."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from pipelines.evaluation.localisation import Example, Localisation, resize_map
 from pipelines.evaluation.protocols import Level, ScoredFrames
 from pipelines.evaluation.report import Report, RobustnessRow
 from pipelines.evaluation.scores import Floats, Scored
-from pipelines.scoring.metrics import expected_calibration_error, reliability_bins, roc_auc, roc_curve
+from pipelines.scoring.metrics import EVEN_THRESHOLD, expected_calibration_error, reliability_bins, roc_auc, roc_curve
 from pipelines.system.atomic_files import replace_atomically
+from pipelines.system.image_files import encode_image
+from pipelines.training.overlays import draw_forgery_maps
 
 CURVES_MAX = 6
+EXAMPLES_MAX = 8
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Of Okabe and Ito (2008): distinguishable for colour-blind people. Yellow is left out: too faint on white."""
 REAL_COLOR, FAKE_COLOR = COLORS[:2]
@@ -107,8 +111,11 @@ class RobustnessCurve:
     """Name of the detector; curves of one name share a colour."""
 
 
-def draw_report(folder: Path, report: Report, scored: Scored, frames: ScoredFrames | None) -> list[Path]:
-    """Write roc.png, scores.png, calibration.png and, with perturbations, robustness.png; of the level that is quoted.
+def draw_report(
+    folder: Path, report: Report, scored: Scored, frames: ScoredFrames | None, examples: Sequence[Example] = ()
+) -> list[Path]:
+    """Write roc.png, scores.png, calibration.png and, with perturbations, robustness.png; of the level that is quoted. With
+    examples of located forgeries also localisation.png.
 
     Raises:
         StorageError: a plot could not be written.
@@ -121,7 +128,10 @@ def draw_report(folder: Path, report: Report, scored: Scored, frames: ScoredFram
     draw_calibration(paths[2], series[:1])
     if report.robustness:
         paths.append(folder / "robustness.png")
-        draw_robustness(paths[3], make_curves(report.robustness, level))
+        draw_robustness(paths[-1], make_curves(report.robustness, level))
+    if report.localisation and examples:
+        paths.append(folder / "localisation.png")
+        draw_localisation(paths[-1], examples, report.localisation)
     return paths
 
 
@@ -186,6 +196,21 @@ def draw_calibration(path: Path, series: Sequence[Series]) -> None:
 def draw_robustness(path: Path, curves: Sequence[RobustnessCurve]) -> None:
     """AUC against the strength of a change; a panel for each kind."""
     _save(robustness_figure(curves), path)
+
+
+def draw_localisation(path: Path, examples: Sequence[Example], found: Localisation) -> None:
+    """Faces, their true masks and the maps of up to 8 examples, spread evenly over them."""
+    places = np.unique(np.linspace(0, len(examples) - 1, min(EXAMPLES_MAX, len(examples))).round().astype(int))
+    chosen = [examples[place] for place in places]
+    picture = draw_forgery_maps(
+        np.stack([example.face for example in chosen]),
+        np.stack([example.mask for example in chosen]),
+        np.stack([resize_map(example.map, found.size_px) for example in chosen]),
+        title=found.kind,
+        threshold=EVEN_THRESHOLD,
+    )
+    with replace_atomically(path) as temporary:
+        temporary.write_bytes(encode_image(picture, path.suffix))
 
 
 def roc_figure(series: Sequence[Series]) -> Figure:

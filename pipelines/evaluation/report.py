@@ -14,6 +14,7 @@ from typing import Any
 
 from pipelines.errors import ConfigError
 from pipelines.evaluation.bootstrap import Estimate
+from pipelines.evaluation.localisation import MARKED_REAL, STATES, Localisation
 from pipelines.evaluation.measuring import LEVELS, Section
 from pipelines.evaluation.perturbations import Perturbation
 from pipelines.evaluation.protocols import Protocol
@@ -87,6 +88,7 @@ class Report:
     protocol: Protocol | None = None
     notes: Sequence[str] = ()
     robustness: Sequence[RobustnessRow] = field(default_factory=list)
+    localisation: Localisation | None = None
 
     @property
     def whole(self) -> Section:
@@ -113,7 +115,8 @@ class Report:
             for row in self.robustness
         ]
         parts = [_section_json(section) for section in self.sections[1:]]
-        return facts | _section_json(self.whole) | {"parts": parts, "robustness": robustness}
+        located = self.localisation.to_json() if self.localisation else None
+        return facts | _section_json(self.whole) | {"parts": parts, "robustness": robustness, "localisation": located}
 
     def tables(self) -> list[Table]:
         """The same figures as tables of text."""
@@ -122,6 +125,8 @@ class Report:
             found.append(self._parts_table())
         if self.robustness:
             found.append(self._robustness_table())
+        if self.localisation:
+            found.append(_localisation_table(self.localisation))
         return found
 
     def to_markdown(self) -> str:
@@ -147,6 +152,11 @@ class Report:
         if self.checkpoint:
             rows.append(["checkpoint", f"{self.checkpoint} ({(self.checkpoint_sha256 or '')[:12]})"])
         rows.append(["video score", self.aggregate])
+        if self.localisation:
+            size_px, masks = self.localisation.size_px, self.localisation.masks
+            rows.append(["maps", f"{self.localisation.kind}, compared with masks at {size_px}x{size_px} pixels"])
+            counts = [f"{masks[state]} {what}" for state, what in STATES.items() if masks[state]]
+            rows.append(["fake faces", ", ".join(counts)])
         if self.protocol:
             rows.append(["protocol", str(self.protocol)])
             headline = whole.levels[self.protocol.quoted]["auc"]
@@ -196,6 +206,21 @@ class Report:
             rows.append([row.name, *(show(row.levels[level]) for level in levels), shown, str(row.unscored)])
         header = ["perturbation", *(f"AUC {level}" for level in levels), "change video", "without score"]
         return Table("Robustness", header, rows)
+
+
+def _localisation_table(found: Localisation) -> Table:
+    titles = {
+        "pixel_auc": "pixel AUC",
+        "iou": "IoU at 0.5",
+        "best_iou": f"IoU at {found.best_threshold:.2f}",
+        "pointing": "pointing accuracy",
+        MARKED_REAL: "marked of real faces at 0.5",
+    }
+    rows = [
+        [row.title, str(row.faces_fake), str(row.faces_real), *(show(row.figures[name]) for name in titles)]
+        for row in found.rows
+    ]
+    return Table("Localisation", ["part", "fake faces", "real faces", *titles.values()], rows)
 
 
 def write_report(report: Report, path: Path) -> None:

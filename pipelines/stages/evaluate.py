@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.checkpoints.checkpoint import read_header
 from pipelines.checkpoints.weights_files import resolve_weights
@@ -27,10 +27,11 @@ from pipelines.config import (
 from pipelines.errors import CheckpointError, ConfigError, DatasetError, InputError
 from pipelines.evaluation.evaluator import Evaluator
 from pipelines.evaluation.labels import choose_split, describe_row, labels_from_folders, read_labelled
+from pipelines.evaluation.localisation import STATES, Example, FoundFaces
 from pipelines.evaluation.perturbations import Perturbation, choose_perturbations, name_condition, perturb_video
 from pipelines.evaluation.reading import SourceKind, join_rows, kind_of, read_details, read_score_file
 from pipelines.evaluation.report import Report, check_folder, check_report_path, write_report
-from pipelines.evaluation.scores import RawScores, Source
+from pipelines.evaluation.scores import RawScores, ScoredVideos, Source
 from pipelines.records import ScoreRow, VideoRow
 from pipelines.stages.detect_faces import detect_faces
 from pipelines.stages.extract_frames import extract_frames
@@ -40,10 +41,14 @@ from pipelines.system.progress import Progress, ProgressCallback, ignore_progres
 from pipelines.workspace.folder import StageFolder, open_upstream
 from pipelines.workspace.manifest import read_provenance
 
+if TYPE_CHECKING:
+    from pipelines.evaluation.forgery_maps import Locator
+
 log = logging.getLogger(__name__)
 SCORED_HERE: tuple[SourceKind, ...] = ("workspace", "crops")
 VIDEOS_AT_ONCE = 32
 """How many perturbed videos, with their frames, are on disk at a time."""
+MASK_REMEDY = "name the mask videos of fakes, or their originals, in the labels and run the stages again, or import faces with masks"
 T = TypeVar("T")
 
 
@@ -65,11 +70,12 @@ def evaluate(
         labels: CSV `video,label[,split,…]` or a videos manifest. Default: the workspace's own labels, else folders named
             `real` and `fake` in the paths of the scored videos.
         outputs: reports to write, .json or .md.
-        plots: folder for roc.png, scores.png, calibration.png and, with perturbations, robustness.png.
+        plots: folder for roc.png, scores.png, calibration.png and, with perturbations, robustness.png, with localisation
+            localisation.png.
 
     Raises:
         ConfigError: invalid settings, or a source of unknown kind.
-        DatasetError: scores that match no label, or match several.
+        DatasetError: scores that match no label, or match several; with localisation, no mask of a fake face.
     """
     config, options = config or EvaluateConfig(), options or RunOptions()
     refuse_shard(options, "evaluate")
@@ -83,6 +89,8 @@ def evaluate(
         _check_perturbations(paths, config)
     if config.checkpoint == EvaluateConfig.checkpoint:
         _name_trained_checkpoints(paths)
+    locator = _load_locator(paths, config, options) if config.localisation else None
+    examples: Sequence[Example] = ()
     loader = Loader(
         predict=PredictConfig(checkpoint=config.checkpoint, aggregate=config.aggregate),
         options=options,
@@ -97,6 +105,12 @@ def evaluate(
         report, scored, frames = evaluator.measure()
         for path in reports:
             write_report(report, path)
+        if locator:
+            located = _locate(opened, scored.videos, locator, options, on_progress)
+            size_px, examples = locator.contract.input_size, located.examples
+            report = evaluator.with_localisation(report, scored, located, locator.kind, size_px)
+            for path in reports:
+                write_report(report, path)
         if config.perturb:
             scores = perturbed_scores(opened, config, options, on_progress=on_progress)
             report = replace(report, robustness=[evaluator.measure_auc(change, raws) for change, raws in scores])
@@ -105,7 +119,7 @@ def evaluate(
     if plots:
         from pipelines.evaluation.plots import draw_report
 
-        draw_report(Path(plots), report, scored, frames)
+        draw_report(Path(plots), report, scored, frames, examples)
     return report
 
 
@@ -170,6 +184,46 @@ def perturbed_scores(
         yield perturbation, [found[name_condition(perturbation)] for found in scores]
 
 
+def _load_locator(paths: Sequence[Path], config: EvaluateConfig, options: RunOptions) -> Locator:
+    """The network of the maps. Refuses, before any work is done, a network without maps and workspaces without masks.
+
+    Raises:
+        ConfigError: one of these.
+    """
+    from pipelines.evaluation.forgery_maps import Locator, has_masks
+
+    if all(kind_of(path) == "workspace" and not has_masks(path) for path in paths):
+        raise ConfigError(f"no face of {paths[0]} has a mask to compare with; {MASK_REMEDY}")
+    return Locator(config.checkpoint, options)
+
+
+def _locate(
+    sources: Sequence[Source],
+    videos: ScoredVideos,
+    locator: Locator,
+    options: RunOptions,
+    on_progress: ProgressCallback,
+) -> FoundFaces:
+    """The maps of all faces of the measured videos, compared with their masks.
+
+    Raises:
+        DatasetError: no fake face has a usable mask.
+    """
+    from pipelines.evaluation.forgery_maps import locate_faces
+
+    labels = {str(digest)[:16]: int(label) for digest, label in zip(videos.digests, videos.labels, strict=True)}
+    found = FoundFaces()
+    for source in sources:
+        assert source.workspace is not None
+        locate_faces(source.workspace, labels, locator, options, found, on_progress=on_progress)
+    if not found.fakes:
+        counts = [f"{found.masks[state]} {what}" for state, what in STATES.items() if found.masks[state]]
+        raise DatasetError(
+            f"no fake face has a mask to compare with ({', '.join(counts) or 'there is no fake face'}); {MASK_REMEDY}"
+        )
+    return found
+
+
 def _as_paths(paths: Sequence[Path | str] | Path | str) -> list[Path]:
     return [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
 
@@ -192,6 +246,11 @@ def _refuse_ineffective_options(paths: Sequence[Path], config: EvaluateConfig) -
                     f"--{name} needs the faces of every frame, and {path} holds scores of videos only; "
                     "pass a workspace, or the folder of: deepfake predict --details"
                 )
+        if config.localisation and kind not in SCORED_HERE:
+            raise ConfigError(
+                f"--localisation needs the faces themselves, and {path} holds only their scores; "
+                "pass a workspace or a Parquet of crops"
+            )
         if config.perturb and kind not in SCORED_HERE:
             raise ConfigError(
                 f"--perturb scores again, which {path} does not allow; pass a workspace or a Parquet of crops"
