@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,9 +29,15 @@ NOT_LEARNED = ("workers", "cache_gb")
 def _setting(path: str, help: str) -> Any:
     """An option that changes one setting; its help shows the presets' defaults."""
     values = {preset: list_settings(config)[path] for preset, config in PRESETS.items()}
-    usual = values.pop(TrainConfig.preset)
-    others = "".join(f", {preset} {value}" for preset, value in values.items() if value != usual)
+    usual = values[TrainConfig.preset]
+    others = "".join(f", {preset} {value}" for preset, value in values.items() if value != _expected(preset, values))
     return typer.Option(help=f"{help} Default: {usual}{others}.", rich_help_panel=SETTINGS, show_default=False)
+
+
+def _expected(preset: str, values: Mapping[str, Any]) -> Any:
+    """The value that the help implies for a preset: that of the preset whose name it extends, else that of the first one."""
+    shorter = [name for name in values if preset.startswith(f"{name}-")]
+    return values[shorter[0] if shorter else TrainConfig.preset]
 
 
 def train(
@@ -39,7 +46,7 @@ def train(
         str, typer.Option(metavar="NAME", help="Name of the run's folder, train/RUN in the workspace.")
     ] = "default",
     preset: Annotated[
-        Preset, typer.Option(metavar="NAME", help="Defaults of all settings: paper, reference or backbone.")
+        Preset, typer.Option(metavar="NAME", help=f"Defaults of all settings: {', '.join(PRESETS)}.")
     ] = TrainConfig.preset,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change any setting; repeatable.")
@@ -79,7 +86,8 @@ def train(
     """Train a detector on the workspace's faces. After an interruption, the same command resumes.
 
     Presets: paper is the multi-attention network as published, reference follows
-    its authors' code, backbone is a plain classifier.
+    its authors' code, backbone is a plain classifier. f-bifpn-mtlnet also learns
+    where faces are forged; -v2-s, -v2-b3 and -small have other backbones.
     """
     opt.start_logging(quiet=quiet, verbose=verbose, log_file=log_file)
     given = {

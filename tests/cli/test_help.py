@@ -272,7 +272,7 @@ def test_set_comes_last(deepfake: Deepfake, arguments: list[str], expected: dict
 def test_help_of_train_shows_the_defaults_of_the_presets(deepfake: Deepfake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 200)
     text = re.sub(r"[\s│╭╮╰╯─]+", " ", deepfake("train", "--help").stdout)
-    assert "Number of epochs. Default: 20, reference 50." in text
+    assert "Number of epochs. Default: 20, reference 50, f-bifpn-mtlnet 100, f-bifpn-mtlnet-small 20." in text
     for path, parameter in _train_settings().items():
         described = text.split(f" --{parameter.name.replace('_', '-')} ", 1)[1].split(" --", 1)[0]
         assert f"Default: {list_settings(TrainConfig())[path]}" in described
