@@ -224,6 +224,28 @@ def test_a_fake_without_a_mask_is_compared_with_its_original(
     assert found["pixel_auc"] == pytest.approx(by_difference, abs=0.1)
 
 
+def test_crops_in_a_parquet_file_bring_their_masks(
+    tmp_path: Path, with_map: Path, face_pictures: dict[str, list[Array]]
+) -> None:
+    """They are compared in the aligned frame, as after an import into a workspace."""
+    records: list[dict[str, Any]] = []
+    for label, pictures in face_pictures.items():
+        for number, picture in enumerate(pictures[:2]):
+            mask = np.zeros_like(picture)
+            mask[60:120, 40:110] = 255
+            masked = {"mask": encode_png(mask) if label == "fake" else None}
+            records.append({"image": encode_png(picture), "video": f"{label}{number}", "label": label, **masked})
+    crops = write_faces_parquet(tmp_path / "crops.parquet", records)
+    config = replace(QUICK, checkpoint=str(with_map))
+    found = evaluate(crops, config).to_json()["localisation"]
+    assert (found["masks.file"], found["faces.fake"], found["faces.real"]) == (2, 2, 2)
+    import_faces(crops, tmp_path / "work", ImportConfig())
+    rows = [row for row in _rows_of(tmp_path / "work", "fake") if row.mask_path]
+    masks = [read_image(tmp_path / "work" / "detect-faces" / (row.mask_path or ""))[..., 0] for row in rows]
+    expected = _expected(load_checkpoint(with_map, build_model).network, tmp_path / "work", masks)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=2e-3)
+
+
 def test_workspaces_without_any_mask_are_refused_before_any_work(work: Path, with_map: Path) -> None:
     set_masks(work, [None] * 4)
     events: list[Progress] = []
