@@ -222,6 +222,37 @@ def test_every_parameter_gets_a_gradient(consistency: str, fusion: str) -> None:
     assert all(bool(p.grad.isfinite().all()) for p in step.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize(
+    ("loss", "part"),
+    [
+        ("ce", "attention.spatial.weight"),
+        ("ce", "fusion.0.kappa"),
+        ("mask", "fusion.0.kappa"),
+        ("mask", "attention.spatial.weight"),
+        ("consistency", "fusion.1.kappa"),
+        ("attention", "laterals.0.0.weight"),
+    ],
+)
+def test_each_loss_reaches_what_it_depends_on(loss: str, part: str) -> None:
+    step = _step()
+    parameter = dict(step.network.named_parameters())[part]
+    (gradient,) = torch.autograd.grad(getattr(step(*_batch(), ramp=1.0), loss), parameter)
+    assert bool(gradient.any())
+
+
+def test_the_gradient_of_the_mask_loss_by_differences() -> None:
+    logits = _logits(2, 1, 4, 4).requires_grad_()
+    mask_loss(logits, _masks(), KNOWN, CONFIG).backward()
+    assert logits.grad is not None
+    for place in ((0, 0, 1, 2), (1, 0, 1, 1), (1, 0, 3, 0)):
+        shifts = []
+        for step in (-0.01, 0.01):
+            moved = logits.detach().clone()
+            moved[place] += step
+            shifts.append(float(mask_loss(moved, _masks(), KNOWN, CONFIG)))
+        assert float(logits.grad[place]) == pytest.approx((shifts[1] - shifts[0]) / 0.02, rel=0.02, abs=1e-4)
+
+
 def test_the_total_is_the_weighted_sum() -> None:
     step = _step(
         **{
