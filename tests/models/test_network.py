@@ -14,7 +14,6 @@ from pipelines.models import build_model
 from pipelines.models.backbone import BackboneMaps
 from pipelines.models.multi_attention.config import PRESETS, MultiAttentionConfig
 from pipelines.models.multi_attention.network import MultiAttentionDetector
-from pipelines.models.outputs import DetectorOutput
 from pipelines.training.config import PRESETS as TRAIN_PRESETS
 from pipelines.training.losses import RegionalIndependenceLoss
 from tests.models import reference
