@@ -48,7 +48,9 @@ log = logging.getLogger(__name__)
 SCORED_HERE: tuple[SourceKind, ...] = ("workspace", "crops")
 VIDEOS_AT_ONCE = 32
 """How many perturbed videos, with their frames, are on disk at a time."""
-MASK_REMEDY = "name the fakes' mask videos or originals in the labels and run the stages again, or import faces with masks"
+MASK_REMEDY = (
+    "name the fakes' mask videos or originals in the labels and run the stages again, or import faces with masks"
+)
 T = TypeVar("T")
 
 
