@@ -66,7 +66,7 @@ def _run(network: Any, images: Tensor) -> dict[str, Tensor]:
         output = network(images)
     for hook in hooks:
         hook.remove()
-    return seen | output._asdict()
+    return seen | {name: value for name, value in output._asdict().items() if value is not None}
 
 
 def _run_official(network: OfficialDetector, images: Tensor) -> dict[str, Tensor]:

@@ -249,7 +249,7 @@ def test_crops_in_a_parquet_file_bring_their_masks(
 def test_workspaces_without_any_mask_are_refused_before_any_work(work: Path, with_map: Path) -> None:
     set_masks(work, [None] * 4)
     events: list[Progress] = []
-    with pytest.raises(ConfigError, match="no face of .*work has a mask to compare with; name the mask videos"):
+    with pytest.raises(ConfigError, match="no face of .*work has a mask to compare with; name the fakes' mask videos"):
         evaluate(work, replace(QUICK, checkpoint=str(with_map)), on_progress=events.append)
     assert not events
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipelines.checkpoints.checkpoint import read_header
-from pipelines.engines.onnx_file import HEADER_KEY, INPUT, OUTPUT
+from pipelines.engines.onnx_file import HEADER_KEY, INPUT, PROBABILITY
 from tests.conftest import Deepfake
 from tests.strangers.tampering import error_line
 
@@ -26,7 +26,7 @@ def _model(header: dict[str, Any], nodes: list[Any], constants: list[Any], *, ta
         nodes,
         "graph",
         [helper.make_tensor_value_info(taken, uint8, ["n", SIZE, SIZE, 3])],
-        [helper.make_tensor_value_info(OUTPUT, float32, None)],
+        [helper.make_tensor_value_info(PROBABILITY, float32, None)],
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
@@ -40,7 +40,7 @@ def _mean_times(header: dict[str, Any], factor: float, *, axes: tuple[int, ...] 
     taken = names.get("taken", INPUT)
     nodes = [make("Cast", [taken], ["pixels"], to=onnx.TensorProto.FLOAT),
              make("ReduceMean", ["pixels", "axes"], ["mean"], keepdims=0),
-             make(names.get("operator", "Mul"), ["mean", "factor"], [OUTPUT])]  # fmt: skip
+             make(names.get("operator", "Mul"), ["mean", "factor"], [PROBABILITY])]  # fmt: skip
     constants = [array(np.array(axes, np.int64), "axes"), array(np.array(factor, np.float32), "factor")]
     return _model(header, nodes, constants, taken=taken)
 

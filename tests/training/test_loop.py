@@ -433,13 +433,13 @@ def test_every_epoch_draws_the_frames_of_a_video_anew(
 ) -> None:
     trainer = _trainer(epochs=6, backbone_epochs=5, samples_per_epoch=4, agda__mode="none")
     drawn: list[int] = []
-    read = images[0].training_image
+    read = images[0].training_view
 
     def note(index: int, rng: np.random.Generator) -> Any:
         drawn.append(index)
         return read(index, rng)
 
-    monkeypatch.setattr(images[0], "training_image", note)
+    monkeypatch.setattr(images[0], "training_view", note)
     _run_all(trainer, images)
     epochs = [sorted(drawn[start : start + 4]) for start in range(0, 24, 4)]
     assert all(len({images[0].faces[index].video_id for index in epoch}) == 4 for epoch in epochs)

@@ -24,7 +24,8 @@ def test_every_setting_has_a_path_and_comes_back_from_its_own_text(preset: str) 
     settings = list_settings(config)
     assert {path.split(".")[0] for path in settings} == {field.name for field in fields(TrainConfig)}
     assert replace_settings(config, {path: _text_of(value) for path, value in settings.items()}) == config
-    assert replace_settings(PRESETS["paper"], settings) == config
+    base = "f-bifpn-mtlnet" if preset.startswith("f-bifpn") else "paper"
+    assert replace_settings(PRESETS[base], settings) == config
 
 
 @pytest.mark.parametrize(
@@ -136,6 +137,16 @@ WRONG: dict[str, list[tuple[str, str]]] = {
     "ams.weight": [("-1", ">= 0")],
     "ams.scale": [("0", "> 0")],
     "ams.margin": [("-1", "in [0, 2)"), ("2", "in [0, 2)")],
+    "dense.attention_weight": [("-1", ">= 0"), ("nan", ">= 0")],
+    "dense.attention_target": [("other", "one of boundary, mask")],
+    "dense.mask_weight": [("-1", ">= 0")],
+    "dense.focal_gamma": [("-1", "0 or at least 1"), ("0.5", "0 or at least 1")],
+    "dense.focal_alpha": [("0", "between 0 and 1"), ("1", "between 0 and 1")],
+    "dense.focal_scale": [("-1", ">= 0")],
+    "dense.dice_weight": [("-1", ">= 0")],
+    "dense.consistency_weight": [("-1", ">= 0")],
+    "dense.balanced_consistency": [("other", "true or false")],
+    "dense.ramp_epochs": [("-1", ">= 0")],
     "agda.mode": [("other", "one of soft, hard, none")],
     "agda.select": [("other", "one of uniform, sqrt-mass")],
     "agda.normalize": [("other", "one of max, minmax")],
