@@ -102,7 +102,8 @@ def make_details(videos: Integers, probabilities: Floats) -> pa.Table:
         **{f"{name}_px": np.full(len(videos), value) for name, value in BOX.items()},
         "fake_probability": probabilities,
     }
-    return pa.table(columns).cast(schema_of(FaceScoreRow))
+    schema = schema_of(FaceScoreRow)
+    return pa.table(columns).cast(pa.schema([schema.field(name) for name in columns]))
 
 
 def write_folder(table: pa.Table, videos: Integers, folder: Path) -> None:
