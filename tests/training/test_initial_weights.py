@@ -10,8 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipelines.checkpoints.checkpoint import CheckpointHeader, save_checkpoint
+from pipelines.checkpoints.preprocessing import Preprocessing
 from pipelines.errors import CheckpointError
-from pipelines.models import build_model
+from pipelines.models import build_model, model_config
+from pipelines.models.f_bifpn_mtlnet.network import FBiFPNMTLNet
 from pipelines.training.config import make_train_config
 from pipelines.training.initial_weights import load_initial_weights
 from pipelines.training.run import make_network
@@ -101,3 +104,54 @@ def test_the_network_is_a_function_of_the_seed() -> None:
     name = "classifier.2.weight"
     assert torch.equal(first.state_dict()[name], again.state_dict()[name])
     assert not torch.equal(first.state_dict()[name], other.state_dict()[name])
+
+
+def _pyramid_network(seed: int) -> FBiFPNMTLNet:
+    torch.manual_seed(seed)
+    network = build_model("f-bifpn-mtlnet/small", backbone=NAME)
+    assert isinstance(network, FBiFPNMTLNet)
+    return network
+
+
+@pytest.mark.parametrize("source", [name for name in SOURCES if name != "a paper checkpoint"])
+def test_f_bifpn_mtlnet_takes_a_backbone_without_its_head(tmp_path: Path, source: str) -> None:
+    kind, change = SOURCES[source]
+    given = change(_network(1, preset=kind).state_dict())
+    save_file({name: value.contiguous() for name, value in given.items()}, tmp_path / "given.safetensors")
+    network = _pyramid_network(2)
+    before = network.laterals.state_dict()["0.0.weight"].clone()
+    load_initial_weights(network, str(tmp_path / "given.safetensors"))
+    expected = _body(given)
+    for name, value in network.backbone.net.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    assert torch.equal(network.laterals.state_dict()["0.0.weight"], before)
+
+
+def test_f_bifpn_mtlnet_needs_every_other_weight(tmp_path: Path) -> None:
+    given = _body(_network(1, preset="backbone").state_dict())
+    del given["blocks.3.0.conv_pw.weight"]
+    save_file({name: value.contiguous() for name, value in given.items()}, tmp_path / "given.safetensors")
+    with pytest.raises(CheckpointError, match=r"blocks\.3\.0\.conv_pw\.weight"):
+        load_initial_weights(_pyramid_network(2), str(tmp_path / "given.safetensors"))
+
+
+def _save(network: torch.nn.Module, model: str, path: Path) -> str:
+    save_checkpoint(path, network.state_dict(), CheckpointHeader(model, model_config(network), Preprocessing()))
+    return str(path)
+
+
+def test_f_bifpn_mtlnet_goes_on_from_its_own_checkpoint(tmp_path: Path) -> None:
+    given, network = _pyramid_network(1), _pyramid_network(2)
+    load_initial_weights(network, _save(given, "f-bifpn-mtlnet/small", tmp_path / "given.safetensors"))
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, given.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("to_pyramid", [True, False])
+def test_a_checkpoint_of_the_other_network_is_refused_by_name(tmp_path: Path, to_pyramid: bool) -> None:
+    pyramid, attention = _pyramid_network(1), _network(1)
+    given, model = (attention, "multi-attention/paper") if to_pyramid else (pyramid, "f-bifpn-mtlnet/small")
+    path = _save(given, model, tmp_path / "given.safetensors")
+    wanted = "f-bifpn-mtlnet" if to_pyramid else "multi-attention"
+    with pytest.raises(CheckpointError, match=f"checkpoint of {model}, and this preset trains {wanted}"):
+        load_initial_weights(pyramid if to_pyramid else attention, path)  # type: ignore[arg-type]
